@@ -1,0 +1,1 @@
+"""Log and tablet files in, running state out. Replay decisions are pure functions."""

@@ -1,0 +1,176 @@
+"""The one error tree.
+
+Each class answers two questions: whose fault it is (`fault`) and whether trying again is useful (`retry`). Branch on the
+class or on `kind`, never on text. Where a built-in exception says the same, the class derives from it too.
+
+The text of every error says what happened, where, what is intact, and what to do next:
+    segment wal-000000007 offset 81920: entry checksum mismatch (...); 1204 entries before it are intact; try: ...
+"""
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Fault = Literal["ours", "caller", "peer", "disk"]
+
+
+class KuduStorageError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        detail: what happened, without the place.
+        path: file or directory concerned.
+        segment: sequence number of the log segment concerned.
+        offset: byte offset in the file at which the trouble starts.
+        intact: what can still be trusted, as a phrase.
+        advice: what to do next, as a phrase.
+    """
+
+    kind: ClassVar[str] = "error"
+    fault: ClassVar[Fault] = "ours"
+    retry: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, path: str | None = None, segment: int | None = None, offset: int | None = None,
+                 intact: str | None = None, advice: str | None = None) -> None:
+        self.detail = detail
+        self.path = path
+        self.segment = segment
+        self.offset = offset
+        self.intact = intact
+        self.advice = advice
+        super().__init__(detail)
+
+    def __str__(self) -> str:
+        place = self.path or ("" if self.segment is None else f"segment wal-{self.segment:09d}")
+        if self.offset is not None:
+            place = f"{place} offset {self.offset}".strip()
+        text = f"{place}: {self.detail}" if place else self.detail
+        if self.intact:
+            text += f"; {self.intact}"
+        if self.advice:
+            text += f"; try: {self.advice}"
+        return text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.detail, {name: getattr(self, name) for name in
+                                                     ("path", "segment", "offset", "intact", "advice")}))
+
+
+def _rebuild(cls: type[KuduStorageError], detail: str, fields: dict[str, object]) -> KuduStorageError:
+    return cls(detail, **fields)  # type: ignore[arg-type]
+
+
+# -- the caller's fault ------------------------------------------------------------------------------------------------
+class InvalidArgument(KuduStorageError, ValueError):
+    """An argument that no state of the system could make valid."""
+
+    kind = "invalid_argument"
+    fault = "caller"
+
+
+class NotFound(KuduStorageError, FileNotFoundError):
+    """The named file, tablet, table or column does not exist."""
+
+    kind = "not_found"
+    fault = "caller"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class Unsupported(KuduStorageError, NotImplementedError):
+    """A feature of the format that this version refuses by name (arrays, encryption, a newer feature flag)."""
+
+    kind = "unsupported"
+    fault = "caller"
+
+
+# -- the disk's fault --------------------------------------------------------------------------------------------------
+class CorruptionError(KuduStorageError, ValueError):
+    """Bytes that are not what their format says. Subclasses tell the cases apart."""
+
+    kind = "corruption"
+    fault = "disk"
+
+
+class BadChecksum(CorruptionError):
+    """Bytes whose CRC-32C differs from the stored one."""
+
+    kind = "bad_checksum"
+
+
+class BadFormat(CorruptionError):
+    """Bytes that pass their checksum, or have none, and still cannot be parsed."""
+
+    kind = "bad_format"
+
+
+class ForeignFile(CorruptionError):
+    """The magic at the start says that this is another kind of file."""
+
+    kind = "foreign_file"
+
+
+class NewerVersion(CorruptionError, NotImplementedError):
+    """A format version or an incompatible feature from a newer release."""
+
+    kind = "newer_version"
+
+
+class Truncated(CorruptionError):
+    """The file ends before what it promised."""
+
+    kind = "truncated"
+
+
+class TornTail(Truncated):
+    """The last entry of an unclosed segment is incomplete: a crash while writing. Normal, and cut when opening to write."""
+
+    kind = "torn_tail"
+
+
+class LimitExceeded(CorruptionError):
+    """A length read from outside is above its limit; nothing was allocated."""
+
+    kind = "limit_exceeded"
+
+
+class MissingSegment(CorruptionError):
+    """The sequence numbers of the segments present are not consecutive."""
+
+    kind = "missing_segment"
+
+
+class MissingOperations(CorruptionError):
+    """The log jumps over operations: indexes that should be there are in no segment."""
+
+    kind = "missing_operations"
+
+
+class Contradiction(CorruptionError):
+    """Two records that cannot both be true, such as a COMMIT of an insert for a row that already exists."""
+
+    kind = "contradiction"
+
+
+class SchemaUntrusted(CorruptionError):
+    """A segment header's schema (it has no checksum) that nothing else in the replica confirms."""
+
+    kind = "schema_untrusted"
+
+
+class DiskError(KuduStorageError, OSError):
+    """The operating system failed a file call."""
+
+    kind = "io_error"
+    fault = "disk"
+    retry = True
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+# -- our fault ---------------------------------------------------------------------------------------------------------
+class InternalError(KuduStorageError):
+    """A bug in this package. Never caught inside it."""
+
+    kind = "internal"

@@ -1,0 +1,1 @@
+"""Rows of one tablet: scans, snapshots, checksums."""
