@@ -45,13 +45,13 @@ _ALL = (
     ColumnType(16, "DECIMAL64", 8, True),
     ColumnType(17, "DECIMAL128", 16, True),
     ColumnType(19, "VARCHAR", 0, True),
-    ColumnType(21, "DATE", 4, True),
+    ColumnType(20, "DATE", 4, True),
 )
 BY_NUMBER: Final = {t.number: t for t in _ALL}
 BY_NAME: Final = {t.name: t for t in _ALL}
 # Types that the format knows and a table of 1.18.1 cannot have as a stored column, or that we refuse.
 _REFUSED: Final = {
-    0: "UINT8", 2: "UINT16", 4: "UINT32", 6: "UINT64", 14: "INT128", 18: "IS_DELETED", 20: "SERIAL", 22: "NESTED (array)",
+    0: "UINT8", 2: "UINT16", 4: "UINT32", 6: "UINT64", 14: "INT128", 18: "IS_DELETED", 21: "NESTED (array)",
     999: "UNKNOWN_DATA",
 }
 
