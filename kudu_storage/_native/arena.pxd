@@ -1,0 +1,44 @@
+"""Memory of one MemRowSet: objects are allocated, never moved, and freed all at once.
+
+A reference is 32 bits: 15 bits of chunk, 17 bits of offset in units of 8 bytes. It halves what row headers and tree
+leaves cost against pointers and reaches 32 GiB, after which allocation fails as if memory were short. Reference 0 means
+none. One writer at a time; readers may follow references that were published to them.
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum:
+    ARENA_UNIT_SHIFT = 3
+    ARENA_CHUNK_SHIFT = 20                                          # 1 MiB
+    ARENA_CHUNK_BYTES = 1 << ARENA_CHUNK_SHIFT
+    ARENA_UNITS_SHIFT = ARENA_CHUNK_SHIFT - ARENA_UNIT_SHIFT        # 17
+    ARENA_UNITS_MASK = (1 << ARENA_UNITS_SHIFT) - 1
+    ARENA_CHUNKS_MAX = 1 << (32 - ARENA_UNITS_SHIFT)
+
+cdef struct Arena:
+    uint8_t** chunks        # start of each chunk; an object above 1 MiB covers several consecutive entries
+    uint8_t* owned          # 1 where chunks[i] was returned by malloc
+    uint32_t chunk_count
+    uint32_t chunk_capacity
+    size_t used             # bytes used of the last chunk
+    size_t bytes_reserved   # of all chunks
+    size_t bytes_used       # handed out, after rounding to units
+
+cdef int arena_init(Arena* arena) noexcept nogil        # 0, or -1: out of memory
+cdef void arena_free(Arena* arena) noexcept nogil
+cdef uint32_t arena_grow(Arena* arena, size_t size) noexcept nogil
+
+
+cdef inline uint8_t* arena_at(const Arena* arena, uint32_t ref) noexcept nogil:
+    return arena.chunks[ref >> ARENA_UNITS_SHIFT] + ((<size_t> (ref & ARENA_UNITS_MASK)) << ARENA_UNIT_SHIFT)
+
+
+cdef inline uint32_t arena_alloc(Arena* arena, size_t size) noexcept nogil:
+    """A reference to `size` bytes aligned to 8, or 0: out of memory."""
+    cdef size_t start = arena.used
+    size = (size + 7) & ~(<size_t> 7)
+    if size > ARENA_CHUNK_BYTES - start:
+        return arena_grow(arena, size)
+    arena.used = start + size
+    arena.bytes_used += size
+    return ((arena.chunk_count - 1) << ARENA_UNITS_SHIFT) | <uint32_t> (start >> ARENA_UNIT_SHIFT)

@@ -1,0 +1,1 @@
+# Arena memory for other native modules; nothing is visible from Python.

@@ -1,0 +1,95 @@
+"""Rows of a tablet in memory: an ordered tree over encoded keys, each row with the chain of its versions.
+
+M1  Keys are unique and iteration yields them in memcmp order.
+M2  A row is never removed: a deleted row keeps its place and ends in a DELETE version.
+M3  Versions of a row are linked newest first; a version is visible in a snapshot T when its timestamp is below T.
+M4  Once frozen nothing changes, and any number of scans may run.
+One writer at a time; no reader before freeze().
+
+Objects in the arena, all little-endian, 8-byte aligned:
+    row      u64 timestamp of the insert | u32 newest version (0 none) | u16 layout | u16 key bytes | key | stored row
+             layout 0xFFFF: a ghost, known only to be deleted from that timestamp on; it has no stored row.
+             The key is left out when the tree's 8-byte prefix is all of it.
+    version  u64 timestamp | u32 next older | u16 layout (REINSERT) | u8 kind | u8 0 | u32 bytes | payload
+             UPDATE's payload is a list of: u32 column | u32 size + 1 (0: NULL) | bytes       by column id
+             REINSERT's is a stored row
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from kudu_storage._native.arena cimport Arena
+from kudu_storage._native.row_layout cimport LayoutInfo
+from kudu_storage._native.row_ops cimport DecodedRow
+
+cdef enum:
+    LEAF_CAPACITY = 64
+    INNER_CAPACITY = 64
+    TREE_DEPTH_MAX = 12
+    LAYOUT_GHOST = 0xFFFF
+    VERSION_UPDATE = 1
+    VERSION_DELETE = 2
+    VERSION_REINSERT = 3
+
+cdef packed struct RowHeader:
+    uint64_t timestamp
+    uint32_t newest
+    uint16_t layout
+    uint16_t key_bytes
+
+cdef packed struct VersionHeader:
+    uint64_t timestamp
+    uint32_t older
+    uint16_t layout
+    uint8_t kind
+    uint8_t reserved
+    uint32_t payload_bytes
+
+cdef struct Leaf:
+    Leaf* next
+    uint32_t count
+    uint32_t rows[LEAF_CAPACITY]
+    uint64_t prefixes[LEAF_CAPACITY]
+
+cdef struct Inner:
+    uint32_t count                          # children; separators are count - 1
+    uint32_t rows[INNER_CAPACITY]           # rows[i]: the row whose key is the least under children[i]; rows[0] unused
+    uint64_t prefixes[INNER_CAPACITY]
+    void* children[INNER_CAPACITY]
+
+cdef struct Position:
+    Leaf* leaf
+    uint32_t slot
+    bint found
+    bint has_path                           # path is filled (a descent was made)
+    Inner* path[TREE_DEPTH_MAX]
+    uint32_t path_slot[TREE_DEPTH_MAX]
+
+cdef enum RowState:
+    STATE_ABSENT = 0                        # no row of that key
+    STATE_DEAD = 1
+    STATE_LIVE = 2
+
+cdef class MemRowSet:
+    cdef Arena arena
+    cdef void* root
+    cdef int32_t height                     # inner levels above the leaves
+    cdef Leaf* first_leaf
+    cdef Leaf* finger                       # where the last key went: writes come in runs
+    cdef size_t tree_bytes
+    cdef bint key_in_prefix
+    cdef readonly bint frozen
+    cdef list layouts                       # RowLayout objects; they own what `infos` points to
+    cdef const LayoutInfo** infos           # by number
+    cdef const LayoutInfo* current          # what new rows are written in
+    cdef readonly int64_t row_count         # keys, dead ones too
+    cdef readonly int64_t version_count
+    cdef readonly int64_t content_bytes     # stored rows, update payloads and encoded keys: what the rows themselves need
+
+    # All return 0, or -1: out of memory. find() never fails.
+    cdef void find(self, const DecodedRow* row, Position* position) noexcept nogil
+    cdef RowState state_at(self, const Position* position) noexcept nogil
+    cdef int insert(self, Position* position, const DecodedRow* row, uint64_t timestamp) noexcept nogil
+    cdef int insert_ghost(self, Position* position, const DecodedRow* row, uint64_t timestamp) noexcept nogil
+    cdef int update(self, const Position* position, const DecodedRow* row, uint64_t timestamp) noexcept nogil
+    cdef int remove(self, const Position* position, uint64_t timestamp) noexcept nogil
+    cdef int reinsert(self, const Position* position, const DecodedRow* row, uint64_t timestamp) noexcept nogil

@@ -1,0 +1,922 @@
+"""Replay of log entries into a MemRowSet: the native loop around the decisions of rules.pxd.
+
+It is fed chunks of verified batches in log order and stops, with an event, whenever it needs something that only Python
+can make: the mapping of a client's schema not seen before, the next tablet schema, an operation to be read again. Python
+therefore runs per chunk and per schema, never per entry or row.
+
+P1  Pending operations are those of the indexes first_pending .. next_index, one slot each, in a ring.
+P2  A slot's bytes point into the chunk in hand, or were copied out at the chunk's end, or were left in the segment when
+    copies would exceed PENDING_BYTES_MAX (then they are read again when needed).
+P3  After a problem nothing more is applied; entries are still counted. Rows of the operation in hand, if some were
+    applied, are hidden by `cut_timestamp`.
+May not touch: files, sockets. One thread at a time.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from kudu_storage._native.cursor cimport Cursor, Field, Slice, cursor_left, cursor_of, read_field
+from kudu_storage._native.entry cimport (
+    ENTRY_COMMIT, ENTRY_REPLICATE, OP_ALTER_SCHEMA, OP_CHANGE_CONFIG, OP_NO_OP, OP_PARTICIPANT, OP_WRITE, LogEntry,
+    next_entry,
+)
+from kudu_storage._native.memrowset cimport STATE_ABSENT, STATE_LIVE, MemRowSet, Position, RowState
+from kudu_storage._native.row_layout cimport LayoutInfo, Projection, ProjectionInfo, RowLayout
+from kudu_storage._native.row_ops cimport (
+    DECODE_END, DECODE_OK, ROW_DELETE, ROW_DELETE_IGNORE, ROW_INSERT, ROW_INSERT_IGNORE, ROW_UPDATE, ROW_UPDATE_IGNORE,
+    ROW_UPSERT, ROW_UPSERT_IGNORE, ROW_VALID, DecodedRow, DecodeStatus, RowScratch, decode_row,
+)
+from kudu_storage._native.segment cimport BatchChunk
+from kudu_storage.bootstrap.rules cimport (
+    ACTION_CONTRADICTION, ACTION_DELETE, ACTION_INSERT, ACTION_NONE, ACTION_REMEMBER_DEAD, ACTION_UNKNOWN,
+    ACTION_UPDATE, COMMIT_BUFFER, COMMIT_ORPHAN, COMMIT_OTHER_TERM, COMMIT_TWICE, COMMIT_WITHOUT_REPLICATE, KIND_DELETE,
+    KIND_INSERT, KIND_UPDATE, KIND_UPSERT, OUTCOME_FAILED, OUTCOME_FLUSHED, OUTCOME_MUTATED, OUTCOME_NOTHING,
+    OUTCOME_OPEN, REPLICATE_APPEND, REPLICATE_BELOW_APPLIED, REPLICATE_GAP, REPLICATE_OVER_COMMITTED,
+    REPLICATE_REPLACE, ROW_DEAD, ROW_LIVE, ROW_UNKNOWN, CommitVerdict, ReplicateVerdict, RowAction, RowKind,
+    RowKnowledge, RowOutcome, judge_commit, judge_replicate, judge_row,
+)
+
+from kudu_storage.common.limits import PENDING_BYTES_MAX
+from kudu_storage.errors import InternalError
+
+# What `feed`, `resume` and `finish` return.
+cdef enum:
+    EVENT_DONE = 0              # the chunk (or the log's end) is dealt with
+    EVENT_CLIENT_SCHEMA = 1     # `event_bytes` is a SchemaPB: call add_projection, then resume
+    EVENT_ALTER = 2             # `event_bytes` is an AlterSchemaRequestPB: call set_layout or keep_layout, then resume
+    EVENT_RELOAD = 3            # call reload with the batch at (event_segment, event_offset), then resume
+    EVENT_MEMORY = 4
+    EVENT_PROBLEM = 5           # `problem` tells; nothing more is applied
+
+DONE, CLIENT_SCHEMA, ALTER, RELOAD, PROBLEM = EVENT_DONE, EVENT_CLIENT_SCHEMA, EVENT_ALTER, EVENT_RELOAD, EVENT_PROBLEM
+
+cdef enum ProblemCode:
+    PROBLEM_NONE = 0
+    PROBLEM_MALFORMED = 1               # an entry whose bytes pass their checksum and do not parse
+    PROBLEM_GAP = 2
+    PROBLEM_BELOW_APPLIED = 3
+    PROBLEM_OVER_COMMITTED = 4
+    PROBLEM_COMMIT_WITHOUT_REPLICATE = 5
+    PROBLEM_COMMIT_OTHER_TERM = 6
+    PROBLEM_COMMIT_TWICE = 7
+    PROBLEM_WRITE_MALFORMED = 8
+    PROBLEM_TRANSACTION = 9             # multi-row transactions are not supported
+    PROBLEM_RESULT_COUNT = 10           # a COMMIT with fewer or more results than row operations
+    PROBLEM_ROW_CONTRADICTION = 11
+    PROBLEM_ROW_INVALID = 12            # a row that succeeded, says its COMMIT, and could not have
+    PROBLEM_BAD_INDEX = 13              # an index below 1 or a negative term
+    PROBLEM_SCHEMA = 14                 # set by Python: the schema of a write or an ALTER does not fit
+
+PROBLEM_NAMES = {
+    PROBLEM_MALFORMED: "malformed", PROBLEM_GAP: "gap", PROBLEM_BELOW_APPLIED: "below_applied",
+    PROBLEM_OVER_COMMITTED: "over_committed", PROBLEM_COMMIT_WITHOUT_REPLICATE: "commit_without_replicate",
+    PROBLEM_COMMIT_OTHER_TERM: "commit_other_term", PROBLEM_COMMIT_TWICE: "commit_twice",
+    PROBLEM_WRITE_MALFORMED: "write_malformed", PROBLEM_TRANSACTION: "transaction",
+    PROBLEM_RESULT_COUNT: "result_count", PROBLEM_ROW_CONTRADICTION: "row_contradiction",
+    PROBLEM_ROW_INVALID: "row_invalid", PROBLEM_BAD_INDEX: "bad_index", PROBLEM_SCHEMA: "schema",
+}
+
+cdef struct PendingOp:
+    int64_t term
+    uint64_t timestamp
+    int64_t file_offset         # of its batch
+    int32_t segment
+    int32_t ordinal             # its place in the batch
+    int32_t op_type
+    uint8_t committed           # its COMMIT was read; `result` holds the outcome
+    uint8_t owns_request
+    uint8_t owns_result
+    uint8_t absent              # the request was left in the segment
+    uint8_t applied             # out of turn, at the log's end
+    Slice request
+    Slice result
+
+cdef struct WriteRequest:
+    Slice schema
+    Slice rows
+    Slice indirect
+    int64_t auto_counter
+    bint has_transaction
+
+cdef struct Counters:
+    int64_t entries
+    int64_t replicates
+    int64_t commits
+    int64_t batches
+    int64_t replaced
+    int64_t orphan_commits
+    int64_t ops_applied
+    int64_t rows_inserted
+    int64_t rows_updated
+    int64_t rows_deleted
+    int64_t rows_failed
+    int64_t rows_ignored
+    int64_t rows_flushed        # decided by skip_on_replay
+    int64_t rows_unknown
+
+cdef enum:
+    OP_TYPE_COUNT = 8
+    PROJECTION_COUNT_MAX = 64
+
+
+cdef class _KnownSchema:
+    """A client schema's bytes and what it maps to."""
+    cdef bytes raw
+    cdef Projection projection
+
+
+cdef class Replayer:
+    """Applies a log to `rows`, whose layout must be set.
+
+    Args:
+        rows: the MemRowSet to fill.
+        layout: its current layout.
+    """
+    cdef MemRowSet rows
+    cdef RowLayout layout
+    cdef const LayoutInfo* info
+    cdef list known                     # _KnownSchema, newest first, of the current layout
+    cdef const ProjectionInfo* projection
+    cdef const uint8_t* projection_schema   # bytes of the client schema that `projection` belongs to
+    cdef size_t projection_schema_bytes
+    cdef RowScratch scratch
+    # the window (P1): slot of index i is ring[(head + i - first_pending) & mask]
+    cdef PendingOp* ring
+    cdef size_t mask
+    cdef size_t head
+    cdef int64_t first_index            # of the first REPLICATE; -1 before it
+    cdef int64_t first_pending
+    cdef int64_t next_index
+    cdef size_t pending_bytes
+    cdef size_t pending_bytes_max
+    # where we are
+    cdef BatchChunk chunk
+    cdef BatchChunk reloaded
+    cdef Py_ssize_t batch
+    cdef bint in_batch
+    cdef Cursor cursor
+    cdef int32_t ordinal
+    cdef int32_t segment
+    cdef int64_t finish_index
+    cdef bint finishing
+    cdef bint include_pending
+    # results
+    cdef Counters counters
+    cdef int64_t by_type[OP_TYPE_COUNT]
+    cdef int64_t min_index
+    cdef int64_t max_index
+    cdef int64_t committed_index
+    cdef int64_t highest_buffered       # highest index with a COMMIT among those pending
+    cdef int64_t last_term
+    cdef int64_t last_index
+    cdef uint64_t last_timestamp
+    cdef int64_t applied_index
+    cdef int64_t applied_term
+    cdef ProblemCode problem_code
+    cdef int64_t problem_term
+    cdef int64_t problem_index
+    cdef int64_t problem_row
+    cdef int64_t problem_offset
+    cdef int32_t problem_segment
+    cdef int32_t problem_detail
+    cdef readonly object cut_timestamp      # None, or: nothing at or above it may be shown
+    cdef bytes event_raw
+    cdef int64_t reload_offset
+    cdef int32_t reload_segment
+    cdef list active_rowsets                # [(rowset id, last durable dms id)]
+    cdef object last_durable_mrs_id         # None: no superblock
+    cdef list orphans_needing_replay
+
+    def __cinit__(self, MemRowSet rows not None, RowLayout layout not None, *, last_durable_mrs_id=None,
+                  rowsets=(), size_t pending_bytes_max=PENDING_BYTES_MAX):
+        self.rows = rows
+        self.layout = layout
+        self.info = &layout.info
+        self.known = []
+        self.scratch = RowScratch()
+        self.scratch.reserve(max(layout.info.column_count, 1))
+        self.mask = 255
+        self.ring = <PendingOp*> calloc(self.mask + 1, sizeof(PendingOp))
+        if self.ring == NULL:
+            raise MemoryError()
+        self.first_index = -1
+        self.min_index = -1
+        self.max_index = -1
+        self.applied_index = 0
+        self.pending_bytes_max = pending_bytes_max
+        self.last_durable_mrs_id = last_durable_mrs_id
+        self.active_rowsets = [(int(i), int(d)) for i, d in rowsets]
+        self.orphans_needing_replay = []
+
+    def __dealloc__(self):
+        cdef int64_t index
+        if self.ring != NULL:
+            for index in range(self.first_pending, self.next_index):
+                _release(self, self._slot(index))
+            free(self.ring)
+
+    cdef PendingOp* _slot(self, int64_t index) noexcept nogil:
+        return &self.ring[(self.head + <size_t> (index - self.first_pending)) & self.mask]
+
+    # -- what Python calls -----------------------------------------------------------------------------------------
+    def feed(self, BatchChunk chunk not None, int32_t segment):
+        """Take the next chunk of the log, of segment number `segment` (as the caller counts). Returns an event."""
+        if self.chunk is not None:
+            raise InternalError("feed before the last chunk was dealt with")
+        self.chunk = chunk
+        self.segment = segment
+        self.batch = 0
+        self.in_batch = False
+        return self.resume()
+
+    def resume(self):
+        """Go on after an event."""
+        cdef int event
+        with nogil:
+            event = _finish(self) if self.finishing else _run(self)
+        if event == EVENT_MEMORY:
+            raise MemoryError()
+        if event == EVENT_DONE and not self.finishing:
+            self.chunk = None
+        if event == EVENT_CLIENT_SCHEMA or event == EVENT_ALTER:
+            self.event_raw = self._event_bytes(event)
+            if event == EVENT_CLIENT_SCHEMA and self._use_known(self.event_raw):
+                return self.resume()
+        if event == EVENT_PROBLEM:
+            self._note_cut()
+        return event
+
+    def finish(self, *, bint include_pending=False):
+        """The log has ended: apply what has a COMMIT and waited for an earlier one; with `include_pending` all that is
+        pending, in order, worked out from the rows' state. Returns an event."""
+        self.include_pending = include_pending
+        self.finishing = True
+        self.finish_index = self.first_pending
+        if self.problem_code != PROBLEM_NONE:
+            return EVENT_DONE
+        return self.resume()
+
+    def add_projection(self, Projection projection not None):
+        """Answer to CLIENT_SCHEMA."""
+        cdef _KnownSchema known = _KnownSchema()
+        known.raw = self.event_raw
+        known.projection = projection
+        self.known.insert(0, known)
+        del self.known[PROJECTION_COUNT_MAX:]
+        self._select(known)
+
+    def set_layout(self, RowLayout layout not None):
+        """Answer to ALTER: rows from now on are of this layout."""
+        self.rows.add_layout(layout)
+        self.layout = layout
+        self.info = &layout.info
+        self.scratch.reserve(max(layout.info.column_count, 1))
+        self.known = []
+        self.projection = NULL
+        self._front_done()
+
+    def keep_layout(self):
+        """Answer to ALTER: it changes nothing about columns."""
+        self._front_done()
+
+    def reload(self, BatchChunk chunk not None):
+        """Answer to RELOAD: the batch read again."""
+        cdef PendingOp* op = self._slot(self.finish_index if self.finishing else self.first_pending)
+        cdef Cursor cursor
+        cdef LogEntry entry
+        cdef int32_t ordinal
+        if chunk.count < 1:
+            raise InternalError("an operation's batch could not be read again")
+        cursor = cursor_of(chunk.data + chunk.batches[0].data_offset, chunk.batches[0].data_bytes)
+        for ordinal in range(op.ordinal + 1):
+            if next_entry(&cursor, &entry) != 1:
+                raise InternalError("an operation was not found when its batch was read again")
+        if entry.term != op.term or entry.type != ENTRY_REPLICATE:
+            raise InternalError("another operation was found when a batch was read again")
+        self.reloaded = chunk
+        op.request = entry.request
+        op.absent = False
+
+    def fail_schema(self):
+        """Answer to CLIENT_SCHEMA or ALTER that cannot be met: stop here, as at a problem."""
+        cdef int64_t index = self.finish_index if self.finishing else self.first_pending
+        _problem(self, PROBLEM_SCHEMA, self._slot(index).term, index, -1, self._slot(index).file_offset)
+        self.problem_segment = self._slot(index).segment
+        self._note_cut()
+
+    # -- what Python asks ------------------------------------------------------------------------------------------
+    @property
+    def event_bytes(self):
+        return self.event_raw
+
+    @property
+    def event_place(self):
+        """(segment, offset) of the batch to reload."""
+        return self.reload_segment, self.reload_offset
+
+    @property
+    def problem(self):
+        """None, or a dict: code, segment, offset, term, index, row, detail."""
+        if self.problem_code == PROBLEM_NONE:
+            return None
+        return {"code": PROBLEM_NAMES[self.problem_code], "segment": self.problem_segment,
+                "offset": self.problem_offset, "term": self.problem_term, "index": self.problem_index,
+                "row": self.problem_row, "detail": self.problem_detail}
+
+    @property
+    def counts(self):
+        """Totals so far, by name."""
+        return dict(self.counters)
+
+    @property
+    def ops_by_type(self):
+        """REPLICATE entries by kind of operation (Kudu's numbers), replaced ones too."""
+        return {i: self.by_type[i] for i in range(OP_TYPE_COUNT) if self.by_type[i]}
+
+    @property
+    def last_opid(self):
+        """(term, index) of the last REPLICATE, or None."""
+        return None if self.first_index < 0 else (self.last_term, self.last_index)
+
+    @property
+    def applied_opid(self):
+        """(term, index) of the last operation applied in turn, or None."""
+        return None if self.applied_index == 0 else (self.applied_term, self.applied_index)
+
+    @property
+    def committed(self):
+        """The highest index with a COMMIT entry, or 0."""
+        return self.committed_index
+
+    @property
+    def starts_at(self):
+        """Index of the first REPLICATE, or None."""
+        return None if self.first_index < 0 else self.first_index
+
+    @property
+    def orphans_to_replay(self):
+        """(term, index) of COMMITs without REPLICATE whose stores are not flushed."""
+        return list(self.orphans_needing_replay)
+
+    def take_index_range(self):
+        """Lowest and highest REPLICATE index since the last call, or None."""
+        found = None if self.min_index < 0 else (self.min_index, self.max_index)
+        self.min_index = -1
+        self.max_index = -1
+        return found
+
+    def pending(self):
+        """(term, index, op_type, committed, segment, offset) of the operations that are pending, in order."""
+        cdef int64_t index
+        cdef PendingOp* op
+        found = []
+        for index in range(self.first_pending, self.next_index):
+            op = self._slot(index)
+            found.append((op.term, index, op.op_type, bool(op.committed), op.segment, op.file_offset))
+        return found
+
+    def check(self):
+        """Derive P1 and P2 afresh. Raises InternalError."""
+        cdef int64_t index
+        cdef size_t copied = 0
+        cdef PendingOp* op
+        if self.next_index - self.first_pending > <int64_t> self.mask + 1:
+            raise InternalError("P1: more pending operations than slots")
+        for index in range(self.first_pending, self.next_index):
+            op = self._slot(index)
+            copied += op.request.size if op.owns_request else 0
+            copied += op.result.size if op.owns_result else 0
+            if op.absent and op.request.data != NULL:
+                raise InternalError(f"P2: the operation of index {index} is absent and present")
+        if copied != self.pending_bytes:
+            raise InternalError(f"P2: {copied} bytes of pending operations are held, {self.pending_bytes} accounted")
+
+    # -- events ----------------------------------------------------------------------------------------------------
+    cdef bytes _event_bytes(self, int event):
+        cdef PendingOp* op = self._slot(self.finish_index if self.finishing else self.first_pending)
+        cdef WriteRequest write
+        if event == EVENT_ALTER:
+            return PyBytes_FromStringAndSize(<const char*> op.request.data, op.request.size)
+        _parse_write(op.request, &write)
+        return PyBytes_FromStringAndSize(<const char*> write.schema.data, write.schema.size)
+
+    cdef bint _use_known(self, bytes raw):
+        cdef _KnownSchema known
+        for known in self.known:
+            if known.raw == raw:
+                self._select(known)
+                return True
+        return False
+
+    cdef void _select(self, _KnownSchema known):
+        self.projection = &known.projection.info
+        self.projection_schema = <const uint8_t*> <const char*> known.raw
+        self.projection_schema_bytes = len(known.raw)
+
+    cdef void _front_done(self):
+        """The ALTER in hand is applied."""
+        if self.finishing:
+            self._slot(self.finish_index).applied = True
+            self.counters.ops_applied += 1
+        else:
+            _pop_front(self)
+
+    cdef void _note_cut(self):
+        cdef PendingOp* op
+        if self.problem_code in (PROBLEM_WRITE_MALFORMED, PROBLEM_RESULT_COUNT, PROBLEM_ROW_CONTRADICTION,
+                                 PROBLEM_ROW_INVALID, PROBLEM_TRANSACTION, PROBLEM_SCHEMA) \
+                and self.first_pending <= self.problem_index < self.next_index:
+            op = self._slot(self.problem_index)
+            self.cut_timestamp = op.timestamp
+
+
+# -- the window --------------------------------------------------------------------------------------------------------
+cdef void _release(Replayer self, PendingOp* op) noexcept nogil:
+    if op.owns_request:
+        self.pending_bytes -= op.request.size
+        free(<void*> op.request.data)
+    if op.owns_result:
+        self.pending_bytes -= op.result.size
+        free(<void*> op.result.data)
+    memset(op, 0, sizeof(PendingOp))
+
+
+cdef void _pop_front(Replayer self) noexcept nogil:
+    cdef PendingOp* op = self._slot(self.first_pending)
+    self.applied_index = self.first_pending
+    self.applied_term = op.term
+    self.counters.ops_applied += 1
+    _release(self, op)
+    self.head = (self.head + 1) & self.mask
+    self.first_pending += 1
+
+
+cdef int _grow_ring(Replayer self) noexcept nogil:
+    cdef size_t count = <size_t> (self.next_index - self.first_pending), i
+    cdef PendingOp* ring = <PendingOp*> calloc((self.mask + 1) * 2, sizeof(PendingOp))
+    if ring == NULL:
+        return -1
+    for i in range(count):
+        ring[i] = self.ring[(self.head + i) & self.mask]
+    free(self.ring)
+    self.ring = ring
+    self.head = 0
+    self.mask = self.mask * 2 + 1
+    return 0
+
+
+cdef int _own(Replayer self, Slice* slice) noexcept nogil:
+    """Copy the slice's bytes out of the chunk: 0, or -1: out of memory."""
+    cdef uint8_t* copy
+    copy = <uint8_t*> malloc(slice.size if slice.size else 1)
+    if copy == NULL:
+        return -1
+    if slice.size:
+        memcpy(copy, slice.data, slice.size)
+    slice.data = copy
+    self.pending_bytes += slice.size
+    return 0
+
+
+cdef int _detach(Replayer self) noexcept nogil:
+    """At the chunk's end: nothing may point into it any more (P2)."""
+    cdef int64_t index
+    cdef PendingOp* op
+    for index in range(self.first_pending, self.next_index):
+        op = self._slot(index)
+        if op.request.data != NULL and not op.owns_request:
+            if self.pending_bytes + op.request.size > self.pending_bytes_max:
+                op.request.data = NULL
+                op.absent = True
+            else:
+                if _own(self, &op.request) < 0:
+                    return -1
+                op.owns_request = True
+        if op.result.data != NULL and not op.owns_result:
+            if _own(self, &op.result) < 0:
+                return -1
+            op.owns_result = True
+    return 0
+
+
+# -- entries -----------------------------------------------------------------------------------------------------------
+cdef int _problem(Replayer self, ProblemCode code, int64_t term, int64_t index, int64_t row, int64_t offset) noexcept nogil:
+    if self.problem_code == PROBLEM_NONE:
+        self.problem_code = code
+        self.problem_term = term
+        self.problem_index = index
+        self.problem_row = row
+        self.problem_offset = offset
+        self.problem_segment = self.segment
+    return EVENT_PROBLEM
+
+
+cdef int _run(Replayer self) noexcept nogil:
+    """Apply what is ready, then take entries, until the chunk is used up or an event comes."""
+    cdef int status
+    cdef LogEntry entry
+    while True:
+        if self.problem_code == PROBLEM_NONE:
+            status = _drain(self)
+            if status != EVENT_DONE:
+                return status
+        if not self.in_batch:
+            if self.batch >= self.chunk.count:
+                return EVENT_MEMORY if _detach(self) < 0 else EVENT_DONE
+            self.cursor = cursor_of(self.chunk.data + self.chunk.batches[self.batch].data_offset,
+                                    self.chunk.batches[self.batch].data_bytes)
+            self.in_batch = True
+            self.ordinal = 0
+            self.counters.batches += 1
+        status = next_entry(&self.cursor, &entry)
+        if status == 0:
+            self.in_batch = False
+            self.batch += 1
+            continue
+        if status < 0:
+            self.in_batch = False
+            status = self.problem_code
+            _problem(self, PROBLEM_MALFORMED, 0, 0, -1, self.chunk.batches[self.batch].file_offset)
+            self.batch += 1
+            if status == PROBLEM_NONE:
+                return EVENT_PROBLEM
+            continue
+        self.counters.entries += 1
+        status = _take_entry(self, &entry)
+        self.ordinal += 1
+        if status != EVENT_DONE:
+            return status
+
+
+cdef int _take_entry(Replayer self, const LogEntry* entry) noexcept nogil:
+    cdef int64_t offset = self.chunk.batches[self.batch].file_offset
+    if entry.index < 1 or entry.term < 0 or entry.index >> 62:      # room for index + 1
+        if self.problem_code == PROBLEM_NONE:
+            return _problem(self, PROBLEM_BAD_INDEX, entry.term, entry.index, -1, offset)
+        return EVENT_DONE
+    if entry.type == ENTRY_REPLICATE:
+        self.counters.replicates += 1
+        if 0 <= entry.op_type < OP_TYPE_COUNT:
+            self.by_type[entry.op_type] += 1
+        if self.min_index < 0 or entry.index < self.min_index:
+            self.min_index = entry.index
+        if entry.index > self.max_index:
+            self.max_index = entry.index
+        self.last_term = entry.term
+        self.last_index = entry.index
+        self.last_timestamp = entry.timestamp
+        if self.problem_code == PROBLEM_NONE:
+            return _take_replicate(self, entry, offset)
+    else:
+        self.counters.commits += 1
+        if entry.index > self.committed_index:
+            self.committed_index = entry.index
+        if self.problem_code == PROBLEM_NONE:
+            return _take_commit(self, entry, offset)
+    return EVENT_DONE
+
+
+cdef int _take_replicate(Replayer self, const LogEntry* entry, int64_t offset) noexcept nogil:
+    cdef ReplicateVerdict verdict
+    cdef PendingOp* op
+    cdef int64_t index
+    if self.first_index < 0:
+        self.first_index = entry.index
+        self.first_pending = entry.index
+        self.next_index = entry.index
+    verdict = judge_replicate(entry.index, self.first_pending, self.next_index, self.highest_buffered)
+    if verdict == REPLICATE_GAP:
+        return _problem(self, PROBLEM_GAP, entry.term, entry.index, -1, offset)
+    if verdict == REPLICATE_BELOW_APPLIED:
+        return _problem(self, PROBLEM_BELOW_APPLIED, entry.term, entry.index, -1, offset)
+    if verdict == REPLICATE_OVER_COMMITTED:
+        return _problem(self, PROBLEM_OVER_COMMITTED, entry.term, entry.index, -1, offset)
+    if verdict == REPLICATE_REPLACE:
+        for index in range(entry.index, self.next_index):
+            _release(self, self._slot(index))
+        self.counters.replaced += self.next_index - entry.index
+        self.next_index = entry.index
+    if self.next_index - self.first_pending > <int64_t> self.mask:
+        if _grow_ring(self) < 0:
+            return EVENT_MEMORY
+    op = self._slot(entry.index)
+    memset(op, 0, sizeof(PendingOp))
+    op.term = entry.term
+    op.timestamp = entry.timestamp
+    op.op_type = entry.op_type
+    op.request = entry.request
+    op.segment = self.segment
+    op.file_offset = offset
+    op.ordinal = self.ordinal
+    self.next_index = entry.index + 1
+    return EVENT_DONE
+
+
+cdef int _take_commit(Replayer self, const LogEntry* entry, int64_t offset) noexcept nogil:
+    cdef CommitVerdict verdict
+    cdef PendingOp* op = NULL
+    cdef bint pending = self.first_index >= 0 and self.first_pending <= entry.index < self.next_index
+    if self.first_index < 0:
+        verdict = COMMIT_ORPHAN
+    else:
+        if pending:
+            op = self._slot(entry.index)
+        verdict = judge_commit(entry.index, entry.term, self.first_index, self.first_pending, self.next_index,
+                               op.term if pending else 0, op.committed if pending else False)
+    if verdict == COMMIT_ORPHAN:
+        self.counters.orphan_commits += 1
+        with gil:
+            _check_orphan(self, entry)
+        return EVENT_DONE
+    if verdict == COMMIT_WITHOUT_REPLICATE:
+        return _problem(self, PROBLEM_COMMIT_WITHOUT_REPLICATE, entry.term, entry.index, -1, offset)
+    if verdict == COMMIT_OTHER_TERM:
+        return _problem(self, PROBLEM_COMMIT_OTHER_TERM, entry.term, entry.index, -1, offset)
+    if verdict == COMMIT_TWICE:
+        return _problem(self, PROBLEM_COMMIT_TWICE, entry.term, entry.index, -1, offset)
+    op.committed = True
+    op.result = entry.result
+    if entry.index > self.highest_buffered:
+        self.highest_buffered = entry.index
+    return EVENT_DONE
+
+
+cdef void _check_orphan(Replayer self, const LogEntry* entry):
+    """A COMMIT without its REPLICATE is harmless only if what it changed is flushed (tablet_bootstrap.cc). Rare."""
+    cdef Cursor cursor
+    cdef Slice result
+    cdef _Outcome outcome
+    if self.last_durable_mrs_id is None or len(self.orphans_needing_replay) >= 100:
+        return
+    cursor = cursor_of(entry.result.data, entry.result.size) if entry.result.data != NULL else cursor_of(NULL, 0)
+    while _next_outcome(&cursor, &outcome) == 1:
+        if outcome.outcome != OUTCOME_MUTATED:
+            continue
+        if outcome.mrs_id >= 0:
+            active = outcome.mrs_id > self.last_durable_mrs_id
+        else:
+            active = any(outcome.rowset_id == rowset and outcome.dms_id > durable
+                         for rowset, durable in self.active_rowsets)
+        if active:
+            self.orphans_needing_replay.append((entry.term, entry.index))
+            return
+
+
+# -- applying ----------------------------------------------------------------------------------------------------------
+cdef int _drain(Replayer self) noexcept nogil:
+    """Apply the operations at the front that have their COMMIT (D1)."""
+    cdef PendingOp* op
+    cdef int status
+    while self.first_pending < self.next_index:
+        op = self._slot(self.first_pending)
+        if not op.committed:
+            return EVENT_DONE
+        status = _apply(self, op, self.first_pending)
+        if status != EVENT_DONE:
+            return status
+        _pop_front(self)
+    return EVENT_DONE
+
+
+cdef int _finish(Replayer self) noexcept nogil:
+    cdef PendingOp* op
+    cdef int status
+    if self.problem_code != PROBLEM_NONE:
+        return EVENT_DONE
+    while self.finish_index < self.next_index:
+        op = self._slot(self.finish_index)
+        if (op.committed or self.include_pending) and not op.applied:
+            status = _apply(self, op, self.finish_index)
+            if status != EVENT_DONE:
+                return status
+            op.applied = True
+            self.counters.ops_applied += 1
+        self.finish_index += 1
+    return EVENT_DONE
+
+
+cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
+    cdef Cursor results
+    cdef _Outcome outcome
+    if op.absent:
+        self.reload_segment = op.segment
+        self.reload_offset = op.file_offset
+        return EVENT_RELOAD
+    if op.op_type == OP_WRITE:
+        return _apply_write(self, op, index)
+    if op.op_type == OP_ALTER_SCHEMA:
+        if op.committed and op.result.data != NULL:
+            results = cursor_of(op.result.data, op.result.size)
+            if _next_outcome(&results, &outcome) == 1 and outcome.outcome == OUTCOME_FAILED:
+                return EVENT_DONE
+        if op.request.data == NULL:
+            return _problem(self, PROBLEM_WRITE_MALFORMED, op.term, index, -1, op.file_offset)
+        return EVENT_ALTER
+    if op.op_type == OP_PARTICIPANT:
+        self.problem_segment = op.segment
+        return _problem(self, PROBLEM_TRANSACTION, op.term, index, -1, op.file_offset)
+    return EVENT_DONE
+
+
+cdef bint _parse_write(Slice request, WriteRequest* write) noexcept nogil:
+    """Shallow parse of a tserver.WriteRequestPB; False: malformed."""
+    cdef Cursor cursor, inner
+    cdef Field field
+    memset(write, 0, sizeof(WriteRequest))
+    if request.data == NULL:
+        return False
+    cursor = cursor_of(request.data, request.size)
+    while cursor_left(&cursor):
+        if not read_field(&cursor, &field):
+            return False
+        if field.number == 2 and field.wire == 2:
+            write.schema = field.bytes
+        elif field.number == 3 and field.wire == 2:
+            inner = cursor_of(field.bytes.data, field.bytes.size)
+            while cursor_left(&inner):
+                if not read_field(&inner, &field):
+                    return False
+                if field.number == 2 and field.wire == 2:
+                    write.rows = field.bytes
+                elif field.number == 3 and field.wire == 2:
+                    write.indirect = field.bytes
+        elif field.number == 7 and field.wire == 0:
+            write.has_transaction = True
+        elif field.number == 8 and field.wire == 2:
+            inner = cursor_of(field.bytes.data, field.bytes.size)
+            while cursor_left(&inner):
+                if not read_field(&inner, &field):
+                    return False
+                if field.number == 1 and field.wire == 0:
+                    write.auto_counter = <int64_t> field.value
+    return write.schema.data != NULL
+
+
+cdef struct _Outcome:
+    RowOutcome outcome
+    int64_t mrs_id
+    int64_t rowset_id
+    int64_t dms_id
+
+
+cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
+    """The next OperationResultPB of a TxResultPB: 1, 0 at the end, -1 malformed."""
+    cdef Field field
+    cdef Cursor inner, store
+    cdef bint skipped = False, failed = False, mutated = False
+    while True:
+        if cursor_left(results) == 0:
+            return 0
+        if not read_field(results, &field):
+            return -1
+        if field.number == 1 and field.wire == 2:
+            break
+    out.mrs_id = -1
+    out.rowset_id = -1
+    out.dms_id = -1
+    inner = cursor_of(field.bytes.data, field.bytes.size)
+    while cursor_left(&inner):
+        if not read_field(&inner, &field):
+            return -1
+        if field.number == 1 and field.wire == 0:
+            skipped = field.value != 0
+        elif field.number == 2 and field.wire == 2:
+            failed = True
+        elif field.number == 3 and field.wire == 2:
+            mutated = True
+            store = cursor_of(field.bytes.data, field.bytes.size)
+            while cursor_left(&store):
+                if not read_field(&store, &field):
+                    return -1
+                if field.wire != 0:
+                    continue
+                if field.number == 1:
+                    out.mrs_id = <int64_t> field.value
+                elif field.number == 2:
+                    out.rowset_id = <int64_t> field.value
+                elif field.number == 3:
+                    out.dms_id = <int64_t> field.value
+    if failed:
+        out.outcome = OUTCOME_FAILED
+    elif skipped:
+        out.outcome = OUTCOME_FLUSHED
+    elif mutated:
+        out.outcome = OUTCOME_MUTATED
+    else:
+        out.outcome = OUTCOME_NOTHING
+    return 1
+
+
+cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
+    cdef WriteRequest write
+    cdef Cursor rows, results
+    cdef _Outcome outcome
+    cdef DecodedRow* row = &self.scratch.row
+    cdef DecodeStatus decoded
+    cdef int64_t counter, number = 0
+    cdef int status
+    if not _parse_write(op.request, &write):
+        return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, -1)
+    if write.has_transaction:
+        return _write_problem(self, PROBLEM_TRANSACTION, op, index, -1)
+    if self.projection == NULL or write.schema.size != self.projection_schema_bytes \
+            or memcmp(write.schema.data, self.projection_schema, write.schema.size) != 0:
+        return EVENT_CLIENT_SCHEMA
+    rows = cursor_of(write.rows.data, write.rows.size)
+    results = cursor_of(op.result.data, op.result.size)
+    counter = write.auto_counter
+    while True:
+        decoded = decode_row(&rows, write.indirect, self.projection, self.info, row, &counter)
+        if decoded == DECODE_END:
+            break
+        if decoded != DECODE_OK:
+            self.problem_detail = decoded
+            return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, number)
+        if op.committed:
+            status = _next_outcome(&results, &outcome)
+            if status == 0:
+                return _write_problem(self, PROBLEM_RESULT_COUNT, op, index, number)
+            if status < 0:
+                return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, number)
+        else:
+            outcome.outcome = OUTCOME_OPEN
+        status = _apply_row(self, op, index, number, row, outcome.outcome)
+        if status != EVENT_DONE:
+            return status
+        number += 1
+    if op.committed and _next_outcome(&results, &outcome) != 0:
+        return _write_problem(self, PROBLEM_RESULT_COUNT, op, index, number)
+    return EVENT_DONE
+
+
+cdef int _write_problem(Replayer self, ProblemCode code, const PendingOp* op, int64_t index, int64_t row) noexcept nogil:
+    _problem(self, code, op.term, index, row, op.file_offset)
+    self.problem_segment = op.segment
+    return EVENT_PROBLEM
+
+
+cdef inline RowKind _kind_of(int32_t op) noexcept nogil:
+    if op == ROW_INSERT or op == ROW_INSERT_IGNORE:
+        return KIND_INSERT
+    if op == ROW_UPSERT or op == ROW_UPSERT_IGNORE:
+        return KIND_UPSERT
+    return KIND_UPDATE if op == ROW_UPDATE or op == ROW_UPDATE_IGNORE else KIND_DELETE
+
+
+cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, int64_t number, const DecodedRow* row,
+                           RowOutcome outcome) noexcept nogil:
+    cdef Position position
+    cdef RowKnowledge knowledge
+    cdef RowState state
+    cdef RowAction action
+    cdef RowKind kind
+    cdef int status = 0
+    if outcome == OUTCOME_FAILED:
+        self.counters.rows_failed += 1
+        return EVENT_DONE
+    if outcome == OUTCOME_NOTHING:
+        self.counters.rows_ignored += 1
+        return EVENT_DONE
+    if outcome == OUTCOME_FLUSHED:
+        self.counters.rows_flushed += 1
+    if row.fault != ROW_VALID:
+        if outcome == OUTCOME_OPEN:
+            self.counters.rows_failed += 1
+            return EVENT_DONE
+        if outcome == OUTCOME_MUTATED:
+            self.problem_detail = row.fault
+            return _write_problem(self, PROBLEM_ROW_INVALID, op, index, number)
+        self.counters.rows_ignored += 1
+        return EVENT_DONE
+    self.rows.find(row, &position)
+    state = self.rows.state_at(&position)
+    if state == STATE_ABSENT:
+        knowledge = ROW_DEAD if self.first_index == 1 else ROW_UNKNOWN
+    else:
+        knowledge = ROW_LIVE if state == STATE_LIVE else ROW_DEAD
+    kind = _kind_of(row.op)
+    action = judge_row(kind, row.op >= ROW_INSERT_IGNORE, outcome, knowledge,
+                       row.set_count == self.info.column_count - self.info.key_count and not row.immutable_set,
+                       row.immutable_set)
+    if action == ACTION_INSERT:
+        self.counters.rows_inserted += 1
+        status = self.rows.insert(&position, row, op.timestamp) if state == STATE_ABSENT \
+            else self.rows.reinsert(&position, row, op.timestamp)
+    elif action == ACTION_UPDATE:
+        self.counters.rows_updated += 1
+        status = self.rows.update(&position, row, op.timestamp)
+    elif action == ACTION_DELETE:
+        self.counters.rows_deleted += 1
+        status = self.rows.remove(&position, op.timestamp)
+    elif action == ACTION_REMEMBER_DEAD:
+        self.counters.rows_deleted += 1
+        status = self.rows.insert_ghost(&position, row, op.timestamp)
+    elif action == ACTION_UNKNOWN:
+        self.counters.rows_unknown += 1
+    elif action == ACTION_CONTRADICTION:
+        return _write_problem(self, PROBLEM_ROW_CONTRADICTION, op, index, number)
+    else:
+        self.counters.rows_ignored += 1
+    return EVENT_MEMORY if status < 0 else EVENT_DONE
