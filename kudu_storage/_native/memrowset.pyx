@@ -241,6 +241,8 @@ cdef void _store_row(const LayoutInfo* layout, const DecodedRow* row, uint8_t* o
     for i in range(layout.column_count):
         info = &layout.columns[i]
         cell = _value(layout, row, i, &size)
+        if row.states[i] == CELL_UNSET:
+            layout.defaults_used[i] = 1
         if info.width:
             if cell != NULL:
                 memcpy(out + info.row_offset, cell, info.width)

@@ -31,6 +31,7 @@ cdef struct LayoutInfo:
     uint32_t fixed_bytes        # bitmap and fixed part
     uint32_t key_fixed_bytes    # size of each encoded key when all key columns are fixed, else 0
     uint16_t number             # place in its MemRowSet's list of layouts
+    uint8_t* defaults_used      # by column: 1 once an insert left it unset (the one thing here that changes)
 
 cdef struct ProjectionInfo:
     int32_t client_count

@@ -30,7 +30,8 @@ cdef class RowLayout:
         self.info.key_count = schema.key_column_count
         self.info.auto_increment = -1
         self.info.columns = <ColumnLayout*> calloc(max(self.info.column_count, 1), sizeof(ColumnLayout))
-        if self.info.columns == NULL:
+        self.info.defaults_used = <uint8_t*> calloc(max(self.info.column_count, 1), 1)
+        if self.info.columns == NULL or self.info.defaults_used == NULL:
             raise MemoryError()
         any_nullable = any(c.nullable for c in schema)
         self.info.bitmap_bytes = (self.info.column_count + 7) // 8 if any_nullable else 0
@@ -61,8 +62,14 @@ cdef class RowLayout:
         if all(c.type.width_bytes for c in schema.key_columns):
             self.info.key_fixed_bytes = sum(c.type.width_bytes for c in schema.key_columns)
 
+    @property
+    def defaults_used(self):
+        """Names of the columns that some stored row took its write default for, or NULL for want of one."""
+        return [c.name for i, c in enumerate(self.schema) if self.info.defaults_used[i]]
+
     def __dealloc__(self):
         free(self.info.columns)
+        free(self.info.defaults_used)
 
 
 cdef class Projection:

@@ -68,6 +68,7 @@ cdef enum ProblemCode:
     PROBLEM_ROW_INVALID = 12            # a row that succeeded, says its COMMIT, and could not have
     PROBLEM_BAD_INDEX = 13              # an index below 1 or a negative term
     PROBLEM_SCHEMA = 14                 # set by Python: the schema of a write or an ALTER does not fit
+    PROBLEM_STOPPED = 15                # set by Python: what follows cannot be trusted
 
 PROBLEM_NAMES = {
     PROBLEM_MALFORMED: "malformed", PROBLEM_GAP: "gap", PROBLEM_BELOW_APPLIED: "below_applied",
@@ -76,6 +77,7 @@ PROBLEM_NAMES = {
     PROBLEM_WRITE_MALFORMED: "write_malformed", PROBLEM_TRANSACTION: "transaction",
     PROBLEM_RESULT_COUNT: "result_count", PROBLEM_ROW_CONTRADICTION: "row_contradiction",
     PROBLEM_ROW_INVALID: "row_invalid", PROBLEM_BAD_INDEX: "bad_index", PROBLEM_SCHEMA: "schema",
+    PROBLEM_STOPPED: "stopped",
 }
 
 cdef struct PendingOp:
@@ -254,7 +256,7 @@ cdef class Replayer:
         self.include_pending = include_pending
         self.finishing = True
         self.finish_index = self.first_pending
-        if self.problem_code != PROBLEM_NONE:
+        if self.problem_code != PROBLEM_NONE and self.problem_code != PROBLEM_STOPPED:
             return EVENT_DONE
         return self.resume()
 
@@ -298,6 +300,11 @@ cdef class Replayer:
         self.reloaded = chunk
         op.request = entry.request
         op.absent = False
+
+    def stop(self):
+        """Apply nothing that is fed from now on; it is only counted. What is pending stays pending."""
+        if self.problem_code == PROBLEM_NONE:
+            _problem(self, PROBLEM_STOPPED, 0, 0, -1, 0)
 
     def fail_schema(self):
         """Answer to CLIENT_SCHEMA or ALTER that cannot be met: stop here, as at a problem."""
@@ -503,7 +510,7 @@ cdef int _detach(Replayer self) noexcept nogil:
 
 # -- entries -----------------------------------------------------------------------------------------------------------
 cdef int _problem(Replayer self, ProblemCode code, int64_t term, int64_t index, int64_t row, int64_t offset) noexcept nogil:
-    if self.problem_code == PROBLEM_NONE:
+    if self.problem_code == PROBLEM_NONE or self.problem_code == PROBLEM_STOPPED:
         self.problem_code = code
         self.problem_term = term
         self.problem_index = index
@@ -683,8 +690,6 @@ cdef int _drain(Replayer self) noexcept nogil:
 cdef int _finish(Replayer self) noexcept nogil:
     cdef PendingOp* op
     cdef int status
-    if self.problem_code != PROBLEM_NONE:
-        return EVENT_DONE
     while self.finish_index < self.next_index:
         op = self._slot(self.finish_index)
         if (op.committed or self.include_pending) and not op.applied:

@@ -1,0 +1,520 @@
+"""Rebuild a tablet's rows from its log segments.
+
+One thread reads, verifies and decompresses (kudu_storage.wal.reader); this one applies (_replayer). Both run native
+code without the GIL, a chunk of about 1 MiB at a time, through a short queue: memory stays bounded whatever the log's
+size. Everything is opened read-only. What is wrong becomes a Problem in the report; an exception means that the caller
+asked for something impossible, or that this package has a bug.
+
+L1  What is applied is a prefix of the log: after the first thing that cannot be trusted, entries are only counted.
+L2  Rows are shown only as far as the log alone proves them (rules.pxd, D4; schema_evidence.py, E3).
+"""
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kudu_storage._native.memrowset import MemRowSet
+from kudu_storage._native.row_layout import Projection, RowLayout
+from kudu_storage._native.segment import BatchChunk
+from kudu_storage.bootstrap import _replayer
+from kudu_storage.bootstrap._replayer import ProblemFacts, Replayer
+from kudu_storage.bootstrap.metadata import ReplicaMetadata, load_metadata
+from kudu_storage.bootstrap.report import ReplayReport, SegmentOps
+from kudu_storage.bootstrap.schema_evidence import Choice, HeaderSchema, choose_initial, doubts
+from kudu_storage.common.opid import OpId
+from kudu_storage.common.schema import Schema
+from kudu_storage.errors import InternalError, InvalidArgument, KuduStorageError, NotFound
+from kudu_storage.fs.layout import TabletFiles, find_tablets
+from kudu_storage.protos import enum_name, message_class
+from kudu_storage.tablet.replayed import ReplayedTablet
+from kudu_storage.wal.reader import Segment, SegmentFile, list_segments, open_segment
+from kudu_storage.wal.report import Problem, SegmentReport
+
+QUEUE_CHUNKS = 3
+
+# Called after each chunk with (bytes read, bytes in all, row operations applied).
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(slots=True)
+class Replay:
+    """A finished replay: the rows, and the report. `tablet` is None when not even a schema could be had."""
+
+    tablet: ReplayedTablet | None
+    report: ReplayReport
+
+
+def replay(directory: str | Path, tablet_id: str | None = None, *, at: int | None = None, include_pending: bool = False,
+           progress: Progress | None = None) -> Replay:
+    """Rebuild one tablet.
+
+    Args:
+        directory: a server's WAL root, a folder holding wals/, consensus-meta/ and tablet-meta/, or one tablet's
+            segment folder.
+        tablet_id: needed when the directory holds several tablets.
+        at: hybrid time; only operations below it are shown.
+        include_pending: apply operations without a COMMIT too, as a server would once they commit.
+        progress: see Progress.
+    Raises:
+        NotFound: no such directory or tablet.
+        InvalidArgument: several tablets and none named.
+    """
+    found = find_tablets(Path(directory))
+    if tablet_id is not None:
+        found = [f for f in found if f.tablet_id == tablet_id]
+    if not found:
+        raise NotFound(f"no tablet {tablet_id} there" if tablet_id else "no tablet's files there", path=str(directory),
+                       advice="the folder that holds wals/, or one tablet's folder of wal-* files")
+    if len(found) > 1:
+        raise InvalidArgument(f"{len(found)} tablets there", path=str(directory),
+                              advice="name one of: " + ", ".join(f.tablet_id for f in found[:20]))
+    return replay_files(found[0], at=at, include_pending=include_pending, progress=progress)
+
+
+def replay_files(files: TabletFiles, *, at: int | None = None, include_pending: bool = False,
+                 progress: Progress | None = None) -> Replay:
+    """Rebuild the tablet whose files were found by kudu_storage.fs.layout. Arguments as for replay()."""
+    started = time.perf_counter()
+    run = _Run(files, load_metadata(files), progress)
+    tablet = run.replay(at, include_pending)
+    report = run.report
+    if tablet is not None:
+        report.rows = tablet.count()
+        report.checksum = tablet.checksum()
+    report.seconds = time.perf_counter() - started
+    return Replay(tablet, report)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _SegmentEnd:
+    """All of a segment was read, or as much as could be."""
+
+    number: int
+    seconds: float
+
+
+class _Reader(threading.Thread):
+    """Scans the segments in order and puts (number, chunk) and _SegmentEnd into a short queue; None at the end."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        super().__init__(name="kudu-storage-replay-reader", daemon=True)
+        self._segments = segments
+        self._stop = threading.Event()
+        self._queue: queue.Queue[tuple[int, BatchChunk] | _SegmentEnd | BaseException | None] = queue.Queue(QUEUE_CHUNKS)
+
+    def run(self) -> None:
+        try:
+            for number, segment in enumerate(self._segments):
+                started = time.perf_counter()
+                for chunk in segment.scan():
+                    if not self._put((number, chunk)):
+                        return
+                if not self._put(_SegmentEnd(number, time.perf_counter() - started)):
+                    return
+            self._put(None)
+        except BaseException as error:  # handed to the thread that replays, which raises it
+            self._put(error)
+
+    def _put(self, item: Any) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def items(self) -> Iterator[tuple[int, BatchChunk] | _SegmentEnd]:
+        """What was read, in order. Raises what the reading thread raised."""
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        """Stop reading; call always."""
+        self._stop.set()
+        if self.is_alive():
+            self.join()
+
+
+# -- one replay --------------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Schemas:
+    """Schemas met on the way, for the evidence at the end."""
+
+    choice: Choice
+    version: int
+    alters: list[Schema] = field(default_factory=list)
+    clients: list[Schema] = field(default_factory=list)         # of writes before the first ALTER
+
+
+class _Run:
+    def __init__(self, files: TabletFiles, metadata: ReplicaMetadata, progress: Progress | None) -> None:
+        self._files = files
+        self._metadata = metadata
+        self._progress = progress
+        self._segments: list[Segment] = []
+        self._replayer: Replayer | None = None
+        self._rows = MemRowSet()
+        self._layout: RowLayout | None = None
+        self._first_layout: RowLayout | None = None
+        self._schemas: _Schemas | None = None
+        self._bytes_total = 0
+        self._stopped = False
+        self.report = ReplayReport(tablet_id=files.tablet_id, problems=list(metadata.problems))
+        self._describe_metadata()
+
+    def replay(self, at: int | None, include_pending: bool) -> ReplayedTablet | None:
+        try:
+            self._open_segments()
+            if not self._choose_schema():
+                return None
+            self._read_all()
+            self._finish(include_pending)
+            return self._tablet(at)
+        finally:
+            for segment in self._segments:
+                segment.close()
+
+    # -- before the log ------------------------------------------------------------------------------------------------
+    def _describe_metadata(self) -> None:
+        report, metadata = self.report, self._metadata
+        report.replica_uuid = metadata.uuid
+        if metadata.superblock is not None:
+            report.table = metadata.superblock.table_name
+            report.flushed_rowsets = [
+                {"id": r.id, "last_durable_dms_id": r.last_durable_dms_id, "live_row_count": r.live_row_count}
+                for r in metadata.superblock.rowsets
+            ]
+            if metadata.superblock.tablet_id != self._files.tablet_id:
+                self._add_problem("contradiction", None, None,
+                                  f"tablet metadata is of tablet {metadata.superblock.tablet_id}",
+                                  "put each file under the name of its own tablet")
+            if metadata.superblock.tablet_data_state != "TABLET_DATA_READY":
+                self._add_problem("tablet_not_ready", None, None,
+                                  f"the replica's state is {metadata.superblock.tablet_data_state}",
+                                  "another replica of the tablet")
+        if metadata.consensus is not None:
+            report.current_term = metadata.consensus.current_term
+            report.voted_for = metadata.consensus.voted_for
+
+    def _open_segments(self) -> None:
+        directory = self._files.recovery_dir or self._files.wal_dir
+        if directory is None:
+            self._add_problem("no_log", None, None, "the replica has no log folder", "another replica of the tablet")
+            return
+        files = list_segments(directory)
+        previous: int | None = None
+        for file in files:
+            if previous is not None and file.sequence != previous + 1:
+                self._gap(previous, file.sequence)
+                self._skip(file, "not replayed: a segment before it is missing")
+                previous = file.sequence
+                continue
+            previous = file.sequence
+            self._open_one(file)
+        if not files:
+            self._add_problem("no_log", None, None, "the log folder holds no segments", "another replica of the tablet")
+
+    def _gap(self, before: int, after: int) -> None:
+        missing = f"wal-{before + 1:09d}" + (f" to wal-{after - 1:09d}" if after - before > 2 else "")
+        self._add_problem("missing_segment", before + 1, None, f"segment {missing} is missing between "
+                          f"wal-{before:09d} and wal-{after:09d}",
+                          "copy it from a backup or another replica; rows are those before the gap")
+        self._stopped = True
+
+    def _open_one(self, file: SegmentFile) -> None:
+        try:
+            segment = open_segment(file.path)
+        except KuduStorageError as error:
+            self._add_problem(error.kind, file.sequence, error.offset, error.detail, error.advice)
+            self._skip(file, error.detail, status="unreadable")
+            self._stopped = True
+            return
+        if segment.blank:
+            self._skip(file, "preallocated and never written", status="blank")
+            segment.close()
+            return
+        if self._stopped:
+            self._skip(file, "not replayed: the log before it cannot be trusted")
+            segment.close()
+            return
+        if segment.sequence != file.sequence:
+            self._add_problem("bad_header", file.sequence, None,
+                              f"the header says it is segment {segment.sequence}", "check how the file got its name")
+        self._segments.append(segment)
+        self._bytes_total += segment.file_bytes
+        for warning in segment.warnings:
+            self._add_problem("bad_header", file.sequence, None, warning, None)
+
+    def _skip(self, file: SegmentFile, detail: str, status: str = "not_replayed") -> None:
+        size = Path(file.path).stat().st_size
+        self.report.segments.append(SegmentReport(
+            sequence=file.sequence, path=str(file.path), entries=0, replicates=0, commits=0, bytes=size, codec="unknown",
+            footer=False, min_index=None, max_index=None, status=status, detail=detail, seconds=0.0))
+        self.report.segment_ops.append(None)
+
+    def _choose_schema(self) -> bool:
+        headers = []
+        for segment in self._segments:
+            try:
+                headers.append(HeaderSchema(segment.file_sequence, segment.header.schema_version,
+                                            Schema.from_pb(segment.header.schema)))
+            except KuduStorageError as error:
+                self._add_problem("bad_header", segment.file_sequence, None, f"its schema: {error.detail}", error.advice)
+        superblock = self._metadata.superblock
+        known = None if superblock is None else (superblock.schema_version, superblock.schema)
+        choice = choose_initial(headers, known)
+        if choice is None and known is not None and self._segments:
+            choice = Choice(known[1], known[0], True)
+        if choice is None:
+            if self._segments:
+                self._add_problem("schema_untrusted", None, None, "no segment header's schema can be read", None)
+            return False
+        for sequence in choice.outvoted:
+            self._add_problem("bad_header", sequence, None,
+                              "the header's schema (it has no checksum) differs from what the replica's other files say",
+                              "none needed: the other files' schema is used")
+        try:
+            self._layout = RowLayout(choice.schema)
+        except KuduStorageError as error:
+            self._add_problem(error.kind, None, None, error.detail, error.advice)
+            return False
+        self._first_layout = self._layout
+        self._rows.add_layout(self._layout)
+        self._schemas = _Schemas(choice, choice.version)
+        self._replayer = Replayer(
+            self._rows, self._layout,
+            last_durable_mrs_id=None if superblock is None else superblock.last_durable_mrs_id,
+            rowsets=[] if superblock is None else [(r.id, r.last_durable_dms_id) for r in superblock.rowsets])
+        return True
+
+    # -- the log -------------------------------------------------------------------------------------------------------
+    def _read_all(self) -> None:
+        assert self._replayer is not None
+        reader = _Reader(self._segments)
+        reader.start()
+        done = 0
+        before = self._replayer.counts
+        try:
+            for item in reader.items():
+                if isinstance(item, _SegmentEnd):
+                    before = self._end_segment(item, before)
+                    continue
+                number, chunk = item
+                self._feed(chunk, number)
+                done += chunk.file_bytes
+                if self._progress is not None:
+                    counts = self._replayer.counts
+                    self._progress(done, self._bytes_total,
+                                   counts["rows_inserted"] + counts["rows_updated"] + counts["rows_deleted"])
+        finally:
+            reader.close()
+
+    def _feed(self, chunk: BatchChunk, number: int) -> None:
+        assert self._replayer is not None
+        event = self._replayer.feed(chunk, number)
+        while event != _replayer.DONE:
+            self._handle(event)
+            event = self._replayer.resume()
+
+    def _handle(self, event: int) -> None:
+        assert self._replayer is not None
+        if event == _replayer.CLIENT_SCHEMA:
+            self._map_client_schema()
+        elif event == _replayer.ALTER:
+            self._alter()
+        elif event == _replayer.RELOAD:
+            number, offset = self._replayer.event_place
+            self._replayer.reload(self._segments[number].read_batch_at(offset))
+        elif event == _replayer.PROBLEM:
+            assert self._replayer.problem is not None
+            self._add_replay_problem(self._replayer.problem)
+        else:
+            raise InternalError(f"unknown replay event {event}")
+
+    def _map_client_schema(self) -> None:
+        assert self._replayer is not None and self._layout is not None and self._schemas is not None
+        message = message_class("kudu.SchemaPB")()
+        try:
+            schema = Schema.from_pb(_parse(message, self._replayer.event_bytes))
+            projection = Projection(schema, self._layout)
+        except KuduStorageError as error:
+            self._fail_schema(error)
+            return
+        if not self._schemas.alters:
+            self._schemas.clients.append(schema)
+        self._replayer.add_projection(projection)
+
+    def _alter(self) -> None:
+        assert self._replayer is not None and self._schemas is not None
+        message: Any = message_class("kudu.tserver.AlterSchemaRequestPB")()
+        try:
+            request = _parse(message, self._replayer.event_bytes)
+            if request.schema_version <= self._schemas.version:
+                raise KuduStorageError(
+                    f"an ALTER makes schema version {request.schema_version}, the log was at version "
+                    f"{self._schemas.version}: a segment header or the tablet metadata does not belong to this log")
+            schema = Schema.from_pb(request.schema)
+            layout = RowLayout(schema)
+            self._replayer.set_layout(layout)
+        except KuduStorageError as error:
+            self._fail_schema(error)
+            return
+        self._layout = layout
+        self._schemas.version = request.schema_version
+        self._schemas.alters.append(schema)
+        if request.HasField("new_table_name") and self._metadata.superblock is None:
+            self.report.table = request.new_table_name
+
+    def _fail_schema(self, error: KuduStorageError) -> None:
+        assert self._replayer is not None
+        self._replayer.fail_schema()
+        facts = self._replayer.problem
+        assert facts is not None
+        self._add_problem("schema_untrusted" if error.kind in ("bad_format", "error") else error.kind,
+                          self._sequence(facts["segment"]), facts["offset"],
+                          f"operation {OpId(facts['term'], facts['index'])}: {error.detail}",
+                          error.advice or "rows are those before this operation")
+
+    def _end_segment(self, end: _SegmentEnd, before: dict[str, int]) -> dict[str, int]:
+        assert self._replayer is not None
+        segment = self._segments[end.number]
+        counts = self._replayer.counts
+        delta = {name: counts[name] - before[name] for name in counts}
+        last = end.number == len(self._segments) - 1
+        status = segment.end_status(delta["entries"], last=last)
+        for problem in status.problems:
+            self.report.problems.append(problem)
+        if status.stops_replay:
+            self._replayer.stop()
+        indexes = self._replayer.take_index_range()
+        self.report.segments.append(SegmentReport(
+            sequence=segment.file_sequence, path=str(segment.path), entries=delta["entries"],
+            replicates=delta["replicates"], commits=delta["commits"], bytes=segment.file_bytes, codec=segment.codec_name,
+            footer=segment.has_footer, min_index=indexes[0] if indexes else None,
+            max_index=indexes[1] if indexes else None, status=status.status, detail=status.detail, seconds=end.seconds))
+        self.report.segment_ops.append(SegmentOps(
+            applied=delta["ops_applied"], pending=len(self._replayer.pending()), replaced=delta["replaced"],
+            failed=delta["rows_failed"], ignored=delta["rows_ignored"], flushed=delta["rows_flushed"],
+            unknown=delta["rows_unknown"], orphan_commits=delta["orphan_commits"]))
+        return counts
+
+    # -- after the log -------------------------------------------------------------------------------------------------
+    def _finish(self, include_pending: bool) -> None:
+        assert self._replayer is not None
+        event = self._replayer.finish(include_pending=include_pending)
+        while event not in (_replayer.DONE, _replayer.PROBLEM):
+            self._handle(event)
+            event = self._replayer.resume()
+        if event == _replayer.PROBLEM:
+            self._handle(event)
+        replayer, report = self._replayer, self.report
+        counts = replayer.counts
+        report.last_opid = str(OpId(*replayer.last_opid)) if replayer.last_opid else None
+        report.applied_opid = str(OpId(*replayer.applied_opid)) if replayer.applied_opid else None
+        report.committed_index = replayer.committed
+        report.ops_by_type = {enum_name("kudu.consensus.OperationType", t): n for t, n in replayer.ops_by_type.items()}
+        report.pending = [str(OpId(term, index)) for term, index, _, committed, _, _ in replayer.pending()
+                          if not committed]
+        report.replaced = counts["replaced"]
+        report.row_operations = {n[5:]: counts[n] for n in counts if n.startswith("rows_")}
+        report.memory_bytes = self._rows.memory_bytes
+        report.content_bytes = self._rows.content_bytes
+        report.segments, report.segment_ops = _by_sequence(report.segments, report.segment_ops)
+        self._judge_completeness(counts)
+
+    def _judge_completeness(self, counts: dict[str, int]) -> None:
+        """Whether all rows come from this log; if not, why."""
+        assert self._replayer is not None
+        starts_at, superblock = self._replayer.starts_at, self._metadata.superblock
+        orphans = self._replayer.orphans_to_replay
+        flushed = superblock is None or superblock.last_durable_mrs_id >= 0 or bool(superblock.rowsets)
+        if orphans or (starts_at is not None and starts_at > 1 and not flushed):
+            first = f"; the first such COMMIT is of {OpId(*orphans[0])}" if orphans else ""
+            self._add_problem("missing_operations", self._segments[0].file_sequence if self._segments else None, None,
+                              f"the log starts at index {starts_at}, and what came before is in no flushed store{first}",
+                              "copy the earlier segments from a backup or another replica; "
+                              "only rows that this log proves are shown")
+        elif (starts_at is not None and starts_at > 1) or counts["rows_flushed"]:
+            why = f"the log starts at index {starts_at}" if starts_at and starts_at > 1 else \
+                f"{counts['rows_flushed']} row operations were marked as flushed by a restart"
+            self._add_problem("flushed_rowsets", None, None,
+                              f"{why}: part of the tablet is in flushed stores "
+                              f"({len(self.report.flushed_rowsets)} rowsets); only rows that the log proves are shown",
+                              "read the flushed stores too (the real kudu tools do)")
+
+    def _tablet(self, at: int | None) -> ReplayedTablet | None:
+        assert self._replayer is not None and self._layout is not None
+        self._rows.freeze()
+        visible_below = self._replayer.cut_timestamp
+        unproved = self._doubts()
+        if unproved:
+            self._add_problem("schema_untrusted", self._segments[0].file_sequence, None,
+                              "only a segment header, which has no checksum, tells: " + ", ".join(unproved),
+                              "put the replica's tablet-meta file beside the log; no rows are shown without it")
+            visible_below = 0
+        return ReplayedTablet(self._files.tablet_id, self._rows, self._layout, at=at, visible_below=visible_below)
+
+    def _doubts(self) -> list[str]:
+        assert self._schemas is not None and self._first_layout is not None
+        return doubts(self._schemas.choice, self._schemas.alters, self._schemas.clients, self._first_layout.defaults_used)
+
+    # -- problems ------------------------------------------------------------------------------------------------------
+    def _add_problem(self, kind: str, segment: int | None, offset: int | None, detail: str, advice: str | None) -> None:
+        self.report.problems.append(Problem(kind=kind, segment=segment, offset=offset, detail=detail, advice=advice))
+
+    def _sequence(self, number: int) -> int | None:
+        return self._segments[number].file_sequence if 0 <= number < len(self._segments) else None
+
+    def _add_replay_problem(self, facts: ProblemFacts) -> None:
+        kind, words = _REPLAY_PROBLEMS[facts["code"]]
+        name = OpId(facts["term"], facts["index"]) if facts["index"] else None
+        row = f", row operation {facts['row']}" if facts["row"] >= 0 else ""
+        detail = f"operation {name}{row}: {words}" if name else words
+        applied = self._replayer.applied_opid if self._replayer else None
+        self._add_problem(kind, self._sequence(facts["segment"]), facts["offset"], detail,
+                          f"rows are as of operation {OpId(*applied)}" if applied else "no operation before it was applied")
+
+
+_REPLAY_PROBLEMS = {
+    "malformed": ("bad_format", "an entry passes its checksum and cannot be parsed"),
+    "gap": ("missing_operations", "operations before it are missing: the index jumps"),
+    "below_applied": ("contradiction", "its index was committed before"),
+    "over_committed": ("contradiction", "it would replace an operation that has a COMMIT"),
+    "commit_without_replicate": ("missing_operations", "a COMMIT without its REPLICATE"),
+    "commit_other_term": ("contradiction", "a COMMIT for an operation of another term"),
+    "commit_twice": ("contradiction", "a second COMMIT"),
+    "write_malformed": ("bad_format", "its write request cannot be decoded"),
+    "transaction": ("unsupported", "it belongs to a multi-row transaction, which is not supported"),
+    "result_count": ("contradiction", "its COMMIT has another number of results than it has row operations"),
+    "row_contradiction": ("contradiction", "its COMMIT says that it changed a row, which it cannot have"),
+    "row_invalid": ("contradiction", "its COMMIT says that it changed a row, which no server would have let it"),
+    "bad_index": ("bad_format", "an operation id out of range"),
+    "schema": ("schema_untrusted", "its schema does not fit"),
+}
+
+
+def _parse(message: Any, data: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+
+    from kudu_storage.errors import BadFormat
+
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise BadFormat(f"{message.DESCRIPTOR.full_name} cannot be parsed: {error}") from None
+    return message
+
+
+def _by_sequence(segments: list[SegmentReport], ops: list[SegmentOps | None]) \
+        -> tuple[list[SegmentReport], list[SegmentOps | None]]:
+    order = sorted(range(len(segments)), key=lambda i: segments[i].sequence)
+    return [segments[i] for i in order], [ops[i] for i in order]
