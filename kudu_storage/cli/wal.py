@@ -66,8 +66,8 @@ def segment_line(segment: SegmentReport) -> str:
     """One line about one segment."""
     name = "wal-?" if segment.sequence is None else f"wal-{segment.sequence:09d}"
     span = "" if segment.min_index is None else f", operations {segment.min_index} to {segment.max_index}"
-    text = (f"{name}  {segment.status:<10} {segment.entries} entries ({segment.replicates} REPLICATE, {segment.commits} "
-            f"COMMIT){span}, {segment.bytes} bytes, {segment.codec or 'codec unknown'}, "
+    text = (f"{name}  {segment.status:<10} {segment.entries} entries ({segment.replicates} REPLICATE, "
+            f"{segment.commits} COMMIT){span}, {segment.bytes} bytes, {segment.codec or 'codec unknown'}, "
             f"{'closed' if segment.footer else 'no footer'}, {segment.seconds:.3f} s")
     return f"{text}: {segment.detail}" if segment.detail else text
 
@@ -86,7 +86,7 @@ def stat(path: str, report: str) -> None:
 
 @wal.command()
 @click.argument("directory", metavar="DIR", type=_FOLDER)
-@click.option("--from-start", is_flag=True, help="Begin with the first entry of the log, not with the next one written.")
+@click.option("--from-start", is_flag=True, help="Begin with the first entry of the log, not with the next one.")
 @click.option("--no-follow", is_flag=True, help="End when there is nothing new.")
 @click.option("--interval", type=click.FloatRange(min=0.01), default=0.5, show_default=True,
               help="Seconds between looks.")
