@@ -141,7 +141,7 @@ class MissingSegment(CorruptionError):
 
 
 class BlankSegment(CorruptionError):
-    """A segment file that was preallocated and never got a header. Left by a crash; holds nothing and may be ignored."""
+    """A segment file that was preallocated and never got a header. Left by a crash; holds nothing, may be ignored."""
 
     kind = "blank_segment"
 

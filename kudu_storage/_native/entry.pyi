@@ -19,8 +19,8 @@ class EntryTally:
 
     first_replicate, last_replicate: in file order. jumps: up to 100 of (index before, index after, file offset of the
     batch) where a REPLICATE's index is more than one above the REPLICATE before it, one a batch; forward_jumps counts
-    all of them, backward_jumps the REPLICATEs that replace older ones. batch_sizes: largest size of the bucket (2**n - 1
-    bytes after decompression) to number of batches.
+    all of them, backward_jumps the REPLICATEs that replace older ones. batch_sizes: largest size of the bucket
+    (2**n - 1 bytes after decompression) to number of batches.
     """
 
     def add(self, chunk: BatchChunk) -> None: ...
