@@ -1,0 +1,224 @@
+"""Reads a whole log and says what it holds and what is wrong with it. Read-only; decides nothing.
+
+Invariants:
+ V1  Every segment file of the folder gets exactly one report, whatever is wrong with it.
+ V2  A zero or torn tail of an unclosed last segment is how a log normally ends: no problem.
+ V3  Entries counted are those that Kudu's reader would return before it stops.
+"""
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kudu_storage._native.entry import EntryTally
+from kudu_storage.errors import BadFormat, BlankSegment, KuduStorageError, MissingOperations
+from kudu_storage.wal.reader import Segment, SegmentFile, check_sequence, list_segments, open_segment, sequence_of_name
+from kudu_storage.wal.report import Problem, SegmentReport, SegmentStatus, error_class
+
+_FETCH = "restore the segment from a backup, or take the replica from a peer"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """All segments in order, and all problems."""
+
+    segments: tuple[SegmentReport, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `wal verify --report json` prints."""
+        return {"segments": [s.to_json() for s in self.segments], "problems": [p.to_json() for p in self.problems]}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One segment read to its end: its report, the problem that stopped it, and what was counted before.
+
+    end_offset: first byte of the file that is not a good entry (None when the header could not be read).
+    """
+
+    report: SegmentReport
+    problems: tuple[Problem, ...]
+    tally: EntryTally | None
+    end_offset: int | None = None
+
+
+def verify(path: str | os.PathLike[str], progress: Callable[[SegmentReport], None] | None = None) -> VerifyReport:
+    """Check a tablet's log folder, or one segment file as if it were the last of its log.
+
+    Raises only NotFound and DiskError for the folder itself; damage is in the report.
+    """
+    files, opened, checked = log_files(path), [], []
+    try:
+        for file in files:
+            segment, result = check_file(file)
+            if segment is not None:
+                opened.append(segment)
+            checked.append(result)
+            if progress is not None:
+                progress(result.report)
+        problems = [p for c in checked for p in c.problems]
+        unreadable = {c.report.sequence for c in checked if c.tally is None and c.report.sequence is not None}
+        problems += check_sequence(opened, unreadable) if os.path.isdir(path) else []
+        problems += _tablet_problems(opened)
+    finally:
+        for segment in opened:
+            segment.close()
+    checked.sort(key=lambda c: (c.report.sequence is None, c.report.sequence or 0))
+    problems += _unclosed_problems(checked) + _index_problems(checked)
+    return VerifyReport(tuple(c.report for c in checked), tuple(sorted(problems, key=_place)))
+
+
+def log_files(path: str | os.PathLike[str]) -> list[SegmentFile]:
+    """The segment files under a folder, or the one file named."""
+    if os.path.isdir(path):
+        return list_segments(path)
+    return [SegmentFile(os.fspath(path), sequence_of_name(os.fspath(path)))]
+
+
+def check_file(file: SegmentFile) -> tuple[Segment | None, Checked]:
+    """Open and read one file. The segment, if it could be opened, is left open for the caller."""
+    started = time.monotonic()
+    try:
+        segment = open_segment(file.path)
+    except KuduStorageError as error:
+        return None, _not_opened(file, error, time.monotonic() - started)
+    try:
+        return segment, check_segment(segment)
+    except BaseException:
+        segment.close()
+        raise
+
+
+def _not_opened(file: SegmentFile, error: KuduStorageError, seconds: float) -> Checked:
+    blank = isinstance(error, BlankSegment)
+    try:
+        size = os.stat(file.path).st_size
+    except OSError:
+        size = 0
+    report = SegmentReport(file.sequence, file.path, 0, 0, 0, size, None, False, None, None,
+                           "blank" if blank else "unreadable", error.detail, seconds)
+    return Checked(report, () if blank else (Problem.of(error, file.sequence),), None)
+
+
+def check_segment(segment: Segment) -> Checked:
+    """Read all entries of an open segment."""
+    started = time.monotonic()
+    tally, scanner = EntryTally(), segment.scanner()
+    problems: list[Problem] = []
+    end_offset = segment.first_offset
+    status: SegmentStatus
+    try:
+        while (chunk := scanner.next_chunk()) is not None:
+            tally.add(chunk)
+        end_offset, detail = scanner.offset, scanner.detail or ""
+        outcome = scanner.outcome or "corrupt"
+        status = "ok" if outcome == "end" else outcome
+        error: KuduStorageError | None = segment.error_of(scanner)
+    except BadFormat as malformed:
+        end_offset = tally.malformed_offset if tally.malformed_offset is not None else segment.first_offset
+        status, detail = segment.malformed_status(end_offset), malformed.detail
+        error = malformed if status == "corrupt" else None
+    if error is None and status == "ok":
+        error = segment.entry_count_error(tally.entries) or _footer_range_error(segment, tally)
+        if error is not None:
+            status, detail = "corrupt", error.detail
+    if error is not None:
+        intact = f"{tally.entries} entries before it are intact"
+        problems.append(Problem(error.kind, segment.sequence, error.offset, f"{error.detail}; {intact}",
+                                error.advice or "kudu-storage wal repair --out DIR copies what is intact"))
+    if status == "torn_tail" and segment.is_damaged_footer(end_offset, tally.entries):
+        status = "corrupt"
+        detail = f"the magic or length of the footer is damaged; all {tally.entries} entries are intact"
+        problems.append(Problem(BadFormat.kind, segment.sequence, end_offset, detail,
+                                "kudu-storage wal repair --out DIR leaves the footer out"))
+    problems += [_jump(segment.sequence, *jump) for jump in tally.jumps]
+    report = SegmentReport(
+        segment.sequence, segment.path, tally.entries, tally.replicates, tally.commits, segment.file_size,
+        segment.codec_name, segment.closed, tally.min_replicate_index, tally.max_replicate_index, status,
+        "; ".join([*([detail] if detail else []), *segment.notes]), time.monotonic() - started)
+    return Checked(report, tuple(problems), tally, end_offset)
+
+
+def _footer_range_error(segment: Segment, tally: EntryTally) -> KuduStorageError | None:
+    """The footer's smallest and largest index against the entries. Kudu does not ask; log removal relies on them."""
+    if segment.footer is None:
+        return None
+    footer = segment.footer
+    said = tuple(getattr(footer, name) if footer.HasField(name) else None
+                 for name in ("min_replicate_index", "max_replicate_index"))
+    read = (tally.min_replicate_index, tally.max_replicate_index)
+    if said == read:
+        return None
+    return error_class("contradiction")(
+        f"the footer promises operations {_range(*said)}, {_range(*read)} were read", path=segment.path,
+        segment=segment.sequence, offset=segment.end_offset)
+
+
+def _range(first: int | None, last: int | None) -> str:
+    return "none" if first is None and last is None else f"{first} to {last}"
+
+
+def _jump(sequence: int | None, before: int, after: int, offset: int | None) -> Problem:
+    return Problem(MissingOperations.kind, sequence, offset,
+                   f"operation {before} is followed by operation {after}: {after - before - 1} are missing", _FETCH)
+
+
+def _index_problems(checked: Sequence[Checked]) -> list[Problem]:
+    """Operations missing between one segment and the next."""
+    problems: list[Problem] = []
+    last: int | None = None
+    for item in checked:
+        tally = item.tally
+        if tally is None or tally.first_replicate is None or tally.last_replicate is None:
+            continue
+        first = tally.first_replicate.index
+        if last is not None and first > last + 1:
+            problems.append(_jump(item.report.sequence, last, first, None))
+        last = tally.last_replicate.index
+    return problems
+
+
+def _unclosed_problems(checked: Sequence[Checked]) -> list[Problem]:
+    """Segments without a footer that others follow: a writer closes a segment before it begins the next one."""
+    problems: list[Problem] = []
+    used = [c for c in checked if c.report.status not in ("blank", "unreadable")]
+    for item in used[:-1]:
+        report = item.report
+        if report.footer or report.status == "corrupt":
+            continue
+        kind = "torn_tail" if report.status == "torn_tail" else "truncated"
+        detail = "the segment has no footer although others follow: entries at its end may be missing"
+        problems.append(Problem(kind, report.sequence, item.end_offset,
+                                f"{detail} ({report.detail})" if report.detail else detail,
+                                "compare its last operation with the next segment's first one"))
+    return problems
+
+
+def _tablet_problems(segments: Sequence[Segment]) -> list[Problem]:
+    """Headers of one log that name different tablets (headers have no checksum)."""
+    counts: dict[bytes, int] = {}
+    for segment in segments:
+        counts[segment.header.tablet_id] = counts.get(segment.header.tablet_id, 0) + 1
+    if len(counts) < 2:
+        return []
+    usual = max(counts, key=lambda name: counts[name])
+    advice = "move it away if it is of another tablet; a damaged header does not hurt the entries"
+    return [Problem("contradiction", s.sequence, 0,
+                    f"the header names tablet {_text(s.header.tablet_id)}, other segments name {_text(usual)}", advice)
+            for s in segments if s.header.tablet_id != usual]
+
+
+def _text(name: bytes) -> str:
+    return name.decode("ascii", "backslashreplace")
+
+
+def _place(problem: Problem) -> tuple[int, int]:
+    return (-1 if problem.segment is None else problem.segment, -1 if problem.offset is None else problem.offset)
