@@ -61,18 +61,21 @@ class BuildDescriptors(Command):
     """Compile kudu_storage/protos/**/*.proto into one FileDescriptorSet (no generated code)."""
 
     description = "compile the message schemas into one descriptor set"
-    user_options: list[tuple[str, str, str]] = []
+    user_options = [("inplace", "i", "write beside the sources, for work in a checkout")]
+    boolean_options = ["inplace"]
     editable_mode = False
     build_lib: str | None = None
+    inplace = False
 
     def initialize_options(self) -> None:
         self.build_lib = None
+        self.inplace = False
 
     def finalize_options(self) -> None:
         self.set_undefined_options("build_py", ("build_lib", "build_lib"))
 
     def target(self) -> Path:
-        base = ROOT if self.editable_mode else Path(self.build_lib or "build/lib")
+        base = ROOT if self.editable_mode or self.inplace else Path(self.build_lib or "build/lib")
         return base / "kudu_storage" / "protos" / "descriptors.binpb"
 
     def run(self) -> None:

@@ -140,6 +140,18 @@ class MissingSegment(CorruptionError):
     kind = "missing_segment"
 
 
+class BlankSegment(CorruptionError):
+    """A segment file that was preallocated and never got a header. Left by a crash; holds nothing and may be ignored."""
+
+    kind = "blank_segment"
+
+
+class RenamedSegment(CorruptionError):
+    """A segment file's name and its header disagree about the sequence number, or two files claim the same one."""
+
+    kind = "renamed_segment"
+
+
 class MissingOperations(CorruptionError):
     """The log jumps over operations: indexes that should be there are in no segment."""
 

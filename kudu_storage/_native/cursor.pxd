@@ -85,6 +85,9 @@ cdef inline bint read_field(Cursor* cursor, Field* field) noexcept nogil:
     """The next field of a message. False at a malformed one; call only while cursor_left() > 0. Groups are refused."""
     cdef uint64_t tag, size
     cdef uint32_t small
+    field.value = 0
+    field.bytes.data = NULL
+    field.bytes.size = 0
     if not read_varint(cursor, &tag) or tag >> 32 or tag >> 3 == 0:
         return False
     field.number = <uint32_t> (tag >> 3)

@@ -22,5 +22,40 @@ cdef class BatchChunk:
     cdef Py_ssize_t count
     cdef Py_ssize_t batch_capacity
 
+# What stopped a scan; the numbers that its text needs.
+cdef struct Stop:
+    int reason                  # STOP_* in segment.pyx
+    int64_t offset              # of the entry's header
+    uint32_t stored_bytes       # as its header says
+    uint32_t data_bytes
+    uint32_t expected_crc
+    uint32_t computed_crc
+    int os_error                # errno of STOP_IO
+
 cdef class SegmentScanner:
     """See segment.pyi."""
+    cdef readonly int fd
+    cdef readonly int64_t offset        # first byte not consumed by a returned batch
+    cdef readonly int64_t end_offset    # entries end here: the footer's first byte, or the file's size
+    cdef readonly int64_t file_size
+    cdef readonly int codec
+    cdef readonly bint v1
+    cdef readonly bint closed
+    cdef readonly str outcome
+    cdef readonly str detail
+    cdef readonly str error_kind
+    cdef bint ended
+    cdef Stop stop
+    cdef size_t header_bytes
+    # raw[raw_pos:raw_end] are bytes read and not yet consumed; raw[raw_pos] is the file's byte `offset`.
+    cdef uint8_t* raw
+    cdef size_t raw_capacity
+    cdef size_t raw_pos
+    cdef size_t raw_end
+
+    cdef void fill(self, BatchChunk chunk, size_t target) noexcept nogil
+    cdef int refill(self, size_t needed, size_t target) noexcept nogil
+    cdef int parse_header(self, const uint8_t* header) noexcept nogil
+    cdef int append_copy(self, BatchChunk chunk, const uint8_t* body, size_t target) noexcept nogil
+    cdef void set_outcome(self) except *
+    cdef str describe(self)

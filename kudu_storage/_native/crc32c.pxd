@@ -1,0 +1,6 @@
+"""CRC-32C as Kudu stores it: plain Castagnoli, not masked."""
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t
+
+# The CRC of the bytes so far (`crc`, 0 for none) followed by `size` bytes at `data`.
+cdef uint32_t crc32c_extend(uint32_t crc, const uint8_t* data, size_t size) noexcept nogil
