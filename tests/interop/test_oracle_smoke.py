@@ -107,6 +107,15 @@ def test_server_on_stored_replica_bootstraps_as_recorded(
     assert {path: path.read_bytes() for path in replica.rglob("*") if path.is_file()} == stored
 
 
+def test_cluster_on_stored_replica_gives_the_recorded_checksum(
+        kudu: oracle.KuduBinaries, replica: Path, tmp_path: Path) -> None:
+    truth = _truth(replica)
+    recorded = {tablet["tablet_id"]: tablet["ksck_checksums"]["t1"] for tablet in truth["tables"][0]["tablets"]}
+    with oracle.cluster_on_replica(kudu, replica, tmp_path / "c", uuid=truth["tservers"]["t1"]) as cluster:
+        assert cluster.checksums() == recorded
+    assert _processes_in(tmp_path) == []
+
+
 def test_server_on_damaged_replica_reports_the_failure(
         kudu: oracle.KuduBinaries, replica: Path, tmp_path: Path) -> None:
     truth = _truth(replica)

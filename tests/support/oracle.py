@@ -28,17 +28,20 @@ from typing import Any, TypeVar
 VERSION = "1.18.1"
 PROGRAMS = ("kudu", "kudu-master", "kudu-tserver")
 REPLICA_PARTS = ("wals", "consensus-meta", "tablet-meta")
-SERVER_FLAGS = (
+CLOCK_FLAGS = (
     "--unlock_unsafe_flags",
     "--unlock_experimental_flags",
     "--time_source=system_unsync",  # a test machine's clock need not be disciplined by NTP
+    "--wall_clock_jump_detection=disabled",  # else the server asks cloud metadata services, off the loopback
+)
+SERVER_FLAGS = (
+    *CLOCK_FLAGS,
     "--rpc_server_allow_ephemeral_ports",
     "--rpc_bind_addresses=127.0.0.1:0",
     "--webserver_interface=127.0.0.1",
     "--webserver_port=0",
     "--logtostderr",
     "--enable_minidumps=false",
-    "--wall_clock_jump_detection=disabled",  # else the server asks cloud metadata services, off the loopback
 )
 READY_SECONDS = 60.0  # a loaded two-core machine starts a server in two to five
 STOP_SECONDS = 20.0
@@ -317,8 +320,14 @@ class MiniCluster:
                                    check=True)
         return re.findall(r"^\s*T ([0-9a-f]{32})", listed.stdout, re.MULTILINE)
 
+    def wait_healthy(self, deadline_s: float = READY_SECONDS) -> None:
+        """Until `ksck` finds nothing wrong: after a start, tablets report to the master and elect leaders first."""
+        wait_for("a healthy cluster",
+                 lambda: self.binaries.run("cluster", "ksck", self.master_address).returncode == 0, deadline_s)
+
     def checksums(self, timeout_s: float = 600.0) -> dict[str, int]:
         """Tablet id -> checksum over all rows, by `ksck --checksum_scan`. Replicas that differ are an OracleError."""
+        self.wait_healthy()
         done = self.binaries.run("cluster", "ksck", self.master_address, "--checksum_scan", "-ksck_format=json_compact",
                                  f"--checksum_timeout_sec={int(timeout_s)}", timeout_s=timeout_s + 60, check=True)
         return parse_checksums(done.stdout)
@@ -514,3 +523,25 @@ def _copy_synced(source: str, target: str) -> str:
     with open(target, "rb") as file:
         os.fsync(file.fileno())
     return target
+
+
+@contextlib.contextmanager
+def cluster_on_replica(binaries: KuduBinaries, replica_dir: Path, folder: Path, *, uuid: str | None = None,
+                       flags: Sequence[str] = ()) -> Iterator[MiniCluster]:
+    """A whole cluster on a copy of single-replica tablets: gives their `ksck` checksums without their old master.
+
+    The master's catalogue is rebuilt by Kudu from what the tablet server holds. Tables keep their names, not their ids.
+    """
+    cluster = MiniCluster(binaries, folder, tservers=1, tserver_flags=flags)
+    (tserver,) = cluster.tservers
+    with start_tserver_on_replica(binaries, replica_dir, tserver.folder, uuid=uuid, flags=flags) as replica:
+        assert replica.server.address is not None
+        for tablet in sorted((replica_dir / "tablet-meta").iterdir()):
+            replica.bootstrap(tablet.name)
+        place = [f"--fs_wal_dir={cluster.master.root}", f"--fs_data_dirs={cluster.master.root}"]
+        cluster.master.folder.mkdir(parents=True)
+        binaries.run("master", "unsafe_rebuild", replica.server.address, "-default_num_replicas=1", *place,
+                     *CLOCK_FLAGS, check=True)
+        tserver.address = replica.server.address  # the rebuilt catalogue knows it there
+    with cluster:
+        yield cluster
