@@ -374,6 +374,11 @@ cdef class Replayer:
         self.max_index = -1
         return found
 
+    @property
+    def pending_count(self):
+        """Operations that are pending, with or without a COMMIT that waits."""
+        return self.next_index - self.first_pending
+
     def pending(self):
         """(term, index, op_type, committed, segment, offset) of the operations that are pending, in order."""
         cdef int64_t index

@@ -16,24 +16,37 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kudu_storage._native.memrowset import MemRowSet
 from kudu_storage._native.row_layout import Projection, RowLayout
-from kudu_storage._native.segment import BatchChunk
+from kudu_storage._native.segment import BatchChunk, SegmentScanner
 from kudu_storage.bootstrap import _replayer
-from kudu_storage.bootstrap._replayer import ProblemFacts, Replayer
+from kudu_storage.bootstrap._replayer import Replayer
 from kudu_storage.bootstrap.metadata import ReplicaMetadata, load_metadata
 from kudu_storage.bootstrap.report import ReplayReport, SegmentOps
 from kudu_storage.bootstrap.schema_evidence import Choice, HeaderSchema, choose_initial, doubts
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
-from kudu_storage.errors import InternalError, InvalidArgument, KuduStorageError, NotFound
+from kudu_storage.errors import (
+    BadFormat,
+    BlankSegment,
+    InternalError,
+    InvalidArgument,
+    KuduStorageError,
+    NotFound,
+    SchemaUntrusted,
+)
 from kudu_storage.fs.layout import TabletFiles, find_tablets
 from kudu_storage.protos import enum_name, message_class
 from kudu_storage.tablet.replayed import ReplayedTablet
-from kudu_storage.wal.reader import Segment, SegmentFile, list_segments, open_segment
-from kudu_storage.wal.report import Problem, SegmentReport
+from kudu_storage.wal.judgement import judge_end
+from kudu_storage.wal.reader import Segment, SegmentFile, check_sequence, list_segments, open_segment
+from kudu_storage.wal.report import Problem, SegmentReport, SegmentStatus
+from kudu_storage.wal.sequence import tablet_problems, trusted_run
+
+if TYPE_CHECKING:
+    from kudu_storage.bootstrap._replayer import ProblemFacts
 
 QUEUE_CHUNKS = 3
 
@@ -92,37 +105,42 @@ def replay_files(files: TabletFiles, *, at: int | None = None, include_pending: 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
-class _SegmentEnd:
+class _Scanned:
     """All of a segment was read, or as much as could be."""
 
     number: int
+    scanner: SegmentScanner
     seconds: float
 
 
+_Item = tuple[int, BatchChunk, int] | _Scanned
+
+
 class _Reader(threading.Thread):
-    """Scans the segments in order and puts (number, chunk) and _SegmentEnd into a short queue; None at the end."""
+    """Scans the segments in order and puts (number, chunk, end offset) and _Scanned into a short queue; None at the end."""
 
     def __init__(self, segments: list[Segment]) -> None:
         super().__init__(name="kudu-storage-replay-reader", daemon=True)
         self._segments = segments
-        self._stop = threading.Event()
-        self._queue: queue.Queue[tuple[int, BatchChunk] | _SegmentEnd | BaseException | None] = queue.Queue(QUEUE_CHUNKS)
+        self._given_up = threading.Event()
+        self._queue: queue.Queue[_Item | BaseException | None] = queue.Queue(QUEUE_CHUNKS)
 
     def run(self) -> None:
         try:
             for number, segment in enumerate(self._segments):
                 started = time.perf_counter()
-                for chunk in segment.scan():
-                    if not self._put((number, chunk)):
+                scanner = segment.scanner()
+                while (chunk := scanner.next_chunk()) is not None:
+                    if not self._put((number, chunk, scanner.offset)):
                         return
-                if not self._put(_SegmentEnd(number, time.perf_counter() - started)):
+                if not self._put(_Scanned(number, scanner, time.perf_counter() - started)):
                     return
             self._put(None)
         except BaseException as error:  # handed to the thread that replays, which raises it
             self._put(error)
 
     def _put(self, item: Any) -> bool:
-        while not self._stop.is_set():
+        while not self._given_up.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
                 return True
@@ -130,7 +148,7 @@ class _Reader(threading.Thread):
                 continue
         return False
 
-    def items(self) -> Iterator[tuple[int, BatchChunk] | _SegmentEnd]:
+    def items(self) -> Iterator[_Item]:
         """What was read, in order. Raises what the reading thread raised."""
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
@@ -139,7 +157,7 @@ class _Reader(threading.Thread):
 
     def close(self) -> None:
         """Stop reading; call always."""
-        self._stop.set()
+        self._given_up.set()
         if self.is_alive():
             self.join()
 
@@ -167,7 +185,7 @@ class _Run:
         self._first_layout: RowLayout | None = None
         self._schemas: _Schemas | None = None
         self._bytes_total = 0
-        self._stopped = False
+        self._malformed: dict[int, BadFormat] = {}      # by segment number
         self.report = ReplayReport(tablet_id=files.tablet_id, problems=list(metadata.problems))
         self._describe_metadata()
 
@@ -206,58 +224,43 @@ class _Run:
             report.voted_for = metadata.consensus.voted_for
 
     def _open_segments(self) -> None:
-        directory = self._files.recovery_dir or self._files.wal_dir
-        if directory is None:
-            self._add_problem("no_log", None, None, "the replica has no log folder", "another replica of the tablet")
-            return
-        files = list_segments(directory)
-        previous: int | None = None
-        for file in files:
-            if previous is not None and file.sequence != previous + 1:
-                self._gap(previous, file.sequence)
-                self._skip(file, "not replayed: a segment before it is missing")
-                previous = file.sequence
-                continue
-            previous = file.sequence
-            self._open_one(file)
+        directory = self._files.log_dir
+        files = [] if directory is None else list_segments(directory)
         if not files:
-            self._add_problem("no_log", None, None, "the log folder holds no segments", "another replica of the tablet")
+            self._add_problem("no_log", None, None, "the replica has no log segments", "another replica of the tablet")
+            return
+        opened: dict[str, Segment] = {}
+        for file in files:
+            segment = self._open(file)
+            if segment is not None:
+                opened[file.path] = segment
+        self._segments = list(opened.values())
+        unreadable = {f.sequence for f in files if f.path not in opened and f.sequence is not None}
+        self.report.problems += check_sequence(self._segments, unreadable) + tablet_problems(self._segments)
+        self._segments, passed_over = trusted_run(self._segments, unreadable)
+        for segment in passed_over:
+            self._skip(segment.path, segment.sequence, "not_replayed", "the log before it cannot be trusted or is missing")
+            segment.close()
+        self._bytes_total = sum(s.file_size for s in self._segments)
 
-    def _gap(self, before: int, after: int) -> None:
-        missing = f"wal-{before + 1:09d}" + (f" to wal-{after - 1:09d}" if after - before > 2 else "")
-        self._add_problem("missing_segment", before + 1, None, f"segment {missing} is missing between "
-                          f"wal-{before:09d} and wal-{after:09d}",
-                          "copy it from a backup or another replica; rows are those before the gap")
-        self._stopped = True
-
-    def _open_one(self, file: SegmentFile) -> None:
+    def _open(self, file: SegmentFile) -> Segment | None:
+        """The segment, or None and a line in the report. A footer that cannot be read does not hide the entries."""
         try:
-            segment = open_segment(file.path)
+            return open_segment(file.path)
+        except BlankSegment as error:
+            self._skip(file.path, file.sequence, "blank", error.detail)
+            return None
         except KuduStorageError as error:
-            self._add_problem(error.kind, file.sequence, error.offset, error.detail, error.advice)
-            self._skip(file, error.detail, status="unreadable")
-            self._stopped = True
-            return
-        if segment.blank:
-            self._skip(file, "preallocated and never written", status="blank")
-            segment.close()
-            return
-        if self._stopped:
-            self._skip(file, "not replayed: the log before it cannot be trusted")
-            segment.close()
-            return
-        if segment.sequence != file.sequence:
-            self._add_problem("bad_header", file.sequence, None,
-                              f"the header says it is segment {segment.sequence}", "check how the file got its name")
-        self._segments.append(segment)
-        self._bytes_total += segment.file_bytes
-        for warning in segment.warnings:
-            self._add_problem("bad_header", file.sequence, None, warning, None)
+            self.report.problems.append(Problem.of(error, file.sequence))
+            try:
+                return open_segment(file.path, ignore_footer=True)
+            except KuduStorageError:
+                self._skip(file.path, file.sequence, "unreadable", error.detail)
+                return None
 
-    def _skip(self, file: SegmentFile, detail: str, status: str = "not_replayed") -> None:
-        size = Path(file.path).stat().st_size
+    def _skip(self, path: str, sequence: int | None, status: SegmentStatus, detail: str) -> None:
         self.report.segments.append(SegmentReport(
-            sequence=file.sequence, path=str(file.path), entries=0, replicates=0, commits=0, bytes=size, codec="unknown",
+            sequence=sequence, path=path, entries=0, replicates=0, commits=0, bytes=Path(path).stat().st_size, codec=None,
             footer=False, min_index=None, max_index=None, status=status, detail=detail, seconds=0.0))
         self.report.segment_ops.append(None)
 
@@ -265,10 +268,10 @@ class _Run:
         headers = []
         for segment in self._segments:
             try:
-                headers.append(HeaderSchema(segment.file_sequence, segment.header.schema_version,
+                headers.append(HeaderSchema(segment.sequence, segment.header.schema_version,
                                             Schema.from_pb(segment.header.schema)))
             except KuduStorageError as error:
-                self._add_problem("bad_header", segment.file_sequence, None, f"its schema: {error.detail}", error.advice)
+                self._add_problem("bad_header", segment.sequence, None, f"its schema: {error.detail}", error.advice)
         superblock = self._metadata.superblock
         known = None if superblock is None else (superblock.schema_version, superblock.schema)
         choice = choose_initial(headers, known)
@@ -305,15 +308,15 @@ class _Run:
         before = self._replayer.counts
         try:
             for item in reader.items():
-                if isinstance(item, _SegmentEnd):
+                if isinstance(item, _Scanned):
                     before = self._end_segment(item, before)
+                    done += self._segments[item.number].file_size
                     continue
-                number, chunk = item
+                number, chunk, offset = item
                 self._feed(chunk, number)
-                done += chunk.file_bytes
                 if self._progress is not None:
                     counts = self._replayer.counts
-                    self._progress(done, self._bytes_total,
+                    self._progress(done + offset, self._bytes_total,
                                    counts["rows_inserted"] + counts["rows_updated"] + counts["rows_deleted"])
         finally:
             reader.close()
@@ -333,10 +336,15 @@ class _Run:
             self._alter()
         elif event == _replayer.RELOAD:
             number, offset = self._replayer.event_place
-            self._replayer.reload(self._segments[number].read_batch_at(offset))
+            self._replayer.reload(self._segments[number].batch_at(offset))
         elif event == _replayer.PROBLEM:
-            assert self._replayer.problem is not None
-            self._add_replay_problem(self._replayer.problem)
+            facts = self._replayer.problem
+            assert facts is not None
+            if facts["code"] == "malformed":    # what it means depends on what follows it: judged at the segment's end
+                self._malformed[facts["segment"]] = BadFormat("an entry passes its checksum and cannot be parsed",
+                                                              offset=facts["offset"])
+            else:
+                self._add_replay_problem(facts)
         else:
             raise InternalError(f"unknown replay event {event}")
 
@@ -359,7 +367,7 @@ class _Run:
         try:
             request = _parse(message, self._replayer.event_bytes)
             if request.schema_version <= self._schemas.version:
-                raise KuduStorageError(
+                raise SchemaUntrusted(
                     f"an ALTER makes schema version {request.schema_version}, the log was at version "
                     f"{self._schemas.version}: a segment header or the tablet metadata does not belong to this log")
             schema = Schema.from_pb(request.schema)
@@ -379,30 +387,32 @@ class _Run:
         self._replayer.fail_schema()
         facts = self._replayer.problem
         assert facts is not None
-        self._add_problem("schema_untrusted" if error.kind in ("bad_format", "error") else error.kind,
+        self._add_problem("schema_untrusted" if error.kind == "bad_format" else error.kind,
                           self._sequence(facts["segment"]), facts["offset"],
                           f"operation {OpId(facts['term'], facts['index'])}: {error.detail}",
                           error.advice or "rows are those before this operation")
 
-    def _end_segment(self, end: _SegmentEnd, before: dict[str, int]) -> dict[str, int]:
+    def _end_segment(self, scanned: _Scanned, before: dict[str, int]) -> dict[str, int]:
         assert self._replayer is not None
-        segment = self._segments[end.number]
+        segment = self._segments[scanned.number]
         counts = self._replayer.counts
         delta = {name: counts[name] - before[name] for name in counts}
-        last = end.number == len(self._segments) - 1
-        status = segment.end_status(delta["entries"], last=last)
-        for problem in status.problems:
-            self.report.problems.append(problem)
-        if status.stops_replay:
+        end = judge_end(segment, scanned.scanner, delta["entries"], self._malformed.pop(scanned.number, None))
+        self.report.problems += end.problems
+        if scanned.number < len(self._segments) - 1 and end.status == "torn_tail":
+            self._add_problem("torn_tail", segment.sequence, end.offset,
+                              f"the segment has no footer although others follow: {end.detail}",
+                              "compare its last operation with the next segment's first one")
+        if end.lossy:
             self._replayer.stop()
         indexes = self._replayer.take_index_range()
         self.report.segments.append(SegmentReport(
-            sequence=segment.file_sequence, path=str(segment.path), entries=delta["entries"],
-            replicates=delta["replicates"], commits=delta["commits"], bytes=segment.file_bytes, codec=segment.codec_name,
-            footer=segment.has_footer, min_index=indexes[0] if indexes else None,
-            max_index=indexes[1] if indexes else None, status=status.status, detail=status.detail, seconds=end.seconds))
+            sequence=segment.sequence, path=segment.path, entries=delta["entries"],
+            replicates=delta["replicates"], commits=delta["commits"], bytes=segment.file_size, codec=segment.codec_name,
+            footer=segment.closed, min_index=indexes[0] if indexes else None, max_index=indexes[1] if indexes else None,
+            status=end.status, detail="; ".join(filter(None, [end.detail, *segment.notes])), seconds=scanned.seconds))
         self.report.segment_ops.append(SegmentOps(
-            applied=delta["ops_applied"], pending=len(self._replayer.pending()), replaced=delta["replaced"],
+            applied=delta["ops_applied"], pending=self._replayer.pending_count, replaced=delta["replaced"],
             failed=delta["rows_failed"], ignored=delta["rows_ignored"], flushed=delta["rows_flushed"],
             unknown=delta["rows_unknown"], orphan_commits=delta["orphan_commits"]))
         return counts
@@ -439,7 +449,7 @@ class _Run:
         flushed = superblock is None or superblock.last_durable_mrs_id >= 0 or bool(superblock.rowsets)
         if orphans or (starts_at is not None and starts_at > 1 and not flushed):
             first = f"; the first such COMMIT is of {OpId(*orphans[0])}" if orphans else ""
-            self._add_problem("missing_operations", self._segments[0].file_sequence if self._segments else None, None,
+            self._add_problem("missing_operations", self._segments[0].sequence if self._segments else None, None,
                               f"the log starts at index {starts_at}, and what came before is in no flushed store{first}",
                               "copy the earlier segments from a backup or another replica; "
                               "only rows that this log proves are shown")
@@ -457,7 +467,7 @@ class _Run:
         visible_below = self._replayer.cut_timestamp
         unproved = self._doubts()
         if unproved:
-            self._add_problem("schema_untrusted", self._segments[0].file_sequence, None,
+            self._add_problem("schema_untrusted", self._segments[0].sequence, None,
                               "only a segment header, which has no checksum, tells: " + ", ".join(unproved),
                               "put the replica's tablet-meta file beside the log; no rows are shown without it")
             visible_below = 0
@@ -472,7 +482,7 @@ class _Run:
         self.report.problems.append(Problem(kind=kind, segment=segment, offset=offset, detail=detail, advice=advice))
 
     def _sequence(self, number: int) -> int | None:
-        return self._segments[number].file_sequence if 0 <= number < len(self._segments) else None
+        return self._segments[number].sequence if 0 <= number < len(self._segments) else None
 
     def _add_replay_problem(self, facts: ProblemFacts) -> None:
         kind, words = _REPLAY_PROBLEMS[facts["code"]]
@@ -485,7 +495,6 @@ class _Run:
 
 
 _REPLAY_PROBLEMS = {
-    "malformed": ("bad_format", "an entry passes its checksum and cannot be parsed"),
     "gap": ("missing_operations", "operations before it are missing: the index jumps"),
     "below_applied": ("contradiction", "its index was committed before"),
     "over_committed": ("contradiction", "it would replace an operation that has a COMMIT"),
@@ -505,8 +514,6 @@ _REPLAY_PROBLEMS = {
 def _parse(message: Any, data: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
-    from kudu_storage.errors import BadFormat
-
     try:
         message.ParseFromString(data)
     except DecodeError as error:
@@ -516,5 +523,5 @@ def _parse(message: Any, data: bytes) -> Any:
 
 def _by_sequence(segments: list[SegmentReport], ops: list[SegmentOps | None]) \
         -> tuple[list[SegmentReport], list[SegmentOps | None]]:
-    order = sorted(range(len(segments)), key=lambda i: segments[i].sequence)
+    order = sorted(range(len(segments)), key=lambda i: (segments[i].sequence is None, segments[i].sequence or 0))
     return [segments[i] for i in order], [ops[i] for i in order]

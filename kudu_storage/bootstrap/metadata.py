@@ -24,19 +24,21 @@ class ReplicaMetadata:
 def load_metadata(files: TabletFiles) -> ReplicaMetadata:
     """Read what there is. A file that should be there and is not, or cannot be read, is a problem; no exception."""
     found = ReplicaMetadata()
+    # Beside one tablet's bare segment folder nothing else is expected.
+    expected = files.superblock_path is not None or files.cmeta_path is not None
     if files.superblock_path is not None:
         try:
             found.superblock = read_superblock(files.superblock_path)
         except KuduStorageError as error:
             found.problems.append(_problem(error, "tablet metadata"))
-    elif files.metadata_expected:
+    elif expected:
         found.problems.append(_missing("tablet metadata (superblock)"))
     if files.cmeta_path is not None:
         try:
             found.consensus = read_consensus_metadata(files.cmeta_path)
         except KuduStorageError as error:
             found.problems.append(_problem(error, "consensus metadata"))
-    elif files.metadata_expected:
+    elif expected:
         found.problems.append(_missing("consensus metadata"))
     if files.instance_path is not None:
         try:

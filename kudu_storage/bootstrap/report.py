@@ -105,8 +105,9 @@ def _listed(names: list[str]) -> str:
 
 
 def _segment_line(segment: SegmentReport, ops: SegmentOps | None) -> str:
-    line = (f"wal-{segment.sequence:09d}: {segment.replicates} replicates, {segment.commits} commits, "
-            f"{segment.bytes} bytes, {segment.codec}, {segment.status}")
+    name = segment.path.rpartition("/")[2]
+    line = (f"{name}: {segment.replicates} replicates, {segment.commits} commits, "
+            f"{segment.bytes} bytes, {segment.codec or 'no codec'}, {segment.status}")
     if ops is not None:
         line += ", " + ", ".join(ops.phrases())
     if segment.detail:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from kudu_storage.errors import CorruptionError, KuduStorageError
 
-SegmentStatus = Literal["ok", "zero_tail", "torn_tail", "blank", "corrupt", "unreadable"]
+SegmentStatus = Literal["ok", "zero_tail", "torn_tail", "blank", "corrupt", "unreadable", "not_replayed"]
 
 
 @dataclass(frozen=True, slots=True)
