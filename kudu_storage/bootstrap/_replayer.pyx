@@ -889,8 +889,6 @@ cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, in
     if outcome == OUTCOME_NOTHING:
         self.counters.rows_ignored += 1
         return EVENT_DONE
-    if outcome == OUTCOME_FLUSHED:
-        self.counters.rows_flushed += 1
     if row.fault != ROW_VALID:
         if outcome == OUTCOME_OPEN:
             self.counters.rows_failed += 1
@@ -910,6 +908,11 @@ cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, in
     action = judge_row(kind, row.op >= ROW_INSERT_IGNORE, outcome, knowledge,
                        row.set_count == self.info.column_count - self.info.key_count and not row.immutable_set,
                        row.immutable_set)
+    if action == ACTION_UPDATE and row.set_count == 0:
+        action = ACTION_NONE        # an UPSERT of a key alone leaves a live row as it is
+    # A restart marks rows that did nothing as well; only those that did something are in a flushed store.
+    if outcome == OUTCOME_FLUSHED and action != ACTION_NONE:
+        self.counters.rows_flushed += 1
     if action == ACTION_INSERT:
         self.counters.rows_inserted += 1
         status = self.rows.insert(&position, row, op.timestamp) if state == STATE_ABSENT \

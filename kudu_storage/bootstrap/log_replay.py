@@ -237,7 +237,7 @@ class _Run:
         self._segments = list(opened.values())
         unreadable = {f.sequence for f in files if f.path not in opened and f.sequence is not None}
         self.report.problems += check_sequence(self._segments, unreadable) + tablet_problems(self._segments)
-        self._segments, passed_over = trusted_run(self._segments, unreadable)
+        self._segments, passed_over = trusted_run(self._segments)
         for segment in passed_over:
             self._skip(segment.path, segment.sequence, "not_replayed", "the log before it cannot be trusted or is missing")
             segment.close()

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from kudu_storage.wal.reader import Segment
 from kudu_storage.wal.report import Problem
 
 
-def trusted_run(segments: Sequence[Segment], unreadable: Collection[int] = ()) -> tuple[list[Segment], list[Segment]]:
-    """The segments from the first on that follow each other without a gap, in order, and the rest.
+def trusted_run(segments: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
+    """The segments from the first readable one on that follow each other without a gap, in order, and the rest.
 
     Kudu orders by the number in the header. A header has no checksum, though: where the headers' numbers are not
     consecutive and the file names' are, the names are taken.
@@ -21,12 +21,9 @@ def trusted_run(segments: Sequence[Segment], unreadable: Collection[int] = ()) -
     if not _consecutive(numbers) and len(names) == len(segments) and _consecutive(names):
         ordered = sorted(segments, key=lambda s: s.name_sequence or 0)
         numbers = names
-    first_unreadable = min(unreadable, default=None)
-    end = len(ordered)
-    for position, number in enumerate(numbers):
-        if (first_unreadable is not None and number > first_unreadable) or (position and number != numbers[position - 1] + 1):
-            end = position
-            break
+    end = 1
+    while end < len(ordered) and numbers[end] == numbers[end - 1] + 1:
+        end += 1
     return ordered[:end], ordered[end:]
 
 
