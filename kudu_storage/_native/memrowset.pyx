@@ -383,12 +383,6 @@ cdef class MemRowSet:
         """Memory reserved for rows, versions and the tree."""
         return self.arena.bytes_reserved + self.tree_bytes
 
-    def scan(self, RowLayout layout not None, timestamp=None, Py_ssize_t batch_rows=4096):
-        """Rows visible at `timestamp` (default: all), by key, as an iterator of ColumnBlocks in `layout`'s columns."""
-        if not self.frozen:
-            raise InternalError("scan of a MemRowSet that still changes")
-        return RowScan(self, layout, 0xFFFFFFFFFFFFFFFF if timestamp is None else timestamp, batch_rows)
-
     # -- writes ----------------------------------------------------------------------------------------------------
     cdef void find(self, const DecodedRow* row, Position* position) noexcept nogil:
         position.has_path = False
@@ -462,53 +456,109 @@ cdef class MemRowSet:
 
 
 # -- scans -------------------------------------------------------------------------------------------------------------
+cdef struct ScanSource:
+    const Arena* arena
+    const LayoutInfo** infos
+    Leaf* leaf                      # NULL: at its end
+    uint32_t slot
+    bint key_in_prefix
+    uint64_t timestamp              # versions at or above it are not seen
+    int32_t* base_columns           # [stored layout][output column] -> its column there, or -1
+
+
+cdef inline int _order(const ScanSource* one, const ScanSource* other) noexcept nogil:
+    """Order of the keys two sources stand at. Both have the same key columns."""
+    cdef uint64_t a = one.leaf.prefixes[one.slot], b = other.leaf.prefixes[other.slot]
+    cdef const RowHeader* x
+    cdef const RowHeader* y
+    cdef int order
+    if a != b:
+        return -1 if a < b else 1
+    if one.key_in_prefix:
+        return 0
+    x = <const RowHeader*> arena_at(one.arena, one.leaf.rows[one.slot])
+    y = <const RowHeader*> arena_at(other.arena, other.leaf.rows[other.slot])
+    order = memcmp(<const uint8_t*> x + sizeof(RowHeader), <const uint8_t*> y + sizeof(RowHeader),
+                   min(x.key_bytes, y.key_bytes))
+    return order if order else <int> x.key_bytes - <int> y.key_bytes
+
+
 cdef class RowScan:
-    """Iterator over the rows of a frozen MemRowSet at one snapshot. One thread; holds the MemRowSet."""
-    cdef MemRowSet rows
-    cdef RowLayout layout
-    cdef uint64_t timestamp
+    """Rows of frozen MemRowSets (tablets of one table, or just one) by key, as an iterator of ColumnBlocks.
+
+    One thread; keeps the MemRowSets alive.
+
+    Args:
+        rows: the MemRowSets; their key columns have the same types.
+        layout: the columns wanted, by id. A column that a row was stored without has its read default there, or NULL.
+        timestamps: for each MemRowSet the snapshot, below which versions are seen; None: all.
+        batch_rows: rows in a block; a block with much binary data has fewer.
+    """
+    cdef list rows
+    cdef readonly RowLayout layout
     cdef Py_ssize_t batch_rows
-    cdef Leaf* leaf
-    cdef uint32_t slot
-    cdef int32_t* base_columns          # [stored layout][output column] -> its column there, or -1
+    cdef ScanSource* sources
+    cdef int32_t source_count
     cdef int32_t* by_id                 # output columns sorted by id: pairs of id, column
     cdef const uint8_t** cells          # of the row in hand
     cdef uint32_t* sizes
     cdef uint8_t* states
 
-    def __cinit__(self, MemRowSet rows, RowLayout layout, timestamp, Py_ssize_t batch_rows):
+    def __cinit__(self, list rows not None, RowLayout layout not None, list timestamps not None, Py_ssize_t batch_rows):
         cdef int32_t columns = layout.info.column_count, i
-        cdef Py_ssize_t stored
-        cdef RowLayout base
         if batch_rows < 1:
             raise InvalidArgument("a batch has at least one row")
+        if len(timestamps) != len(rows):
+            raise InternalError("a scan has one timestamp for each MemRowSet")
         self.rows = rows
         self.layout = layout
-        self.timestamp = timestamp
         self.batch_rows = batch_rows
-        self.leaf = rows.first_leaf
         self.cells = <const uint8_t**> calloc(columns + 1, sizeof(uint8_t*))
         self.sizes = <uint32_t*> calloc(columns + 1, sizeof(uint32_t))
         self.states = <uint8_t*> calloc(columns + 1, 1)
         self.by_id = <int32_t*> calloc(columns + 1, 2 * sizeof(int32_t))
-        self.base_columns = <int32_t*> calloc((len(rows.layouts) + 1) * (columns + 1), sizeof(int32_t))
-        if NULL in (self.cells, self.sizes, self.states, self.by_id, self.base_columns):
+        self.sources = <ScanSource*> calloc(len(rows) + 1, sizeof(ScanSource))
+        if self.cells == NULL or self.sizes == NULL or self.states == NULL or self.by_id == NULL or self.sources == NULL:
             raise MemoryError()
         for i, (column_id, column) in enumerate(sorted((c.id, n) for n, c in enumerate(layout.schema))):
             self.by_id[2 * i] = column_id
             self.by_id[2 * i + 1] = column
+        for source, timestamp in zip(rows, timestamps):
+            self._add_source(source, 0xFFFFFFFFFFFFFFFF if timestamp is None else timestamp)
+
+    cdef int _add_source(self, MemRowSet rows, uint64_t timestamp) except -1:
+        cdef ScanSource* source = &self.sources[self.source_count]
+        cdef int32_t columns = self.layout.info.column_count, i
+        cdef Py_ssize_t stored
+        cdef RowLayout base
+        if not rows.frozen:
+            raise InternalError("scan of a MemRowSet that still changes")
+        source.arena = &rows.arena
+        source.infos = rows.infos
+        source.leaf = rows.first_leaf
+        source.key_in_prefix = rows.key_in_prefix
+        source.timestamp = timestamp
+        source.base_columns = <int32_t*> calloc((len(rows.layouts) + 1) * (columns + 1), sizeof(int32_t))
+        self.source_count += 1
+        if source.base_columns == NULL:
+            raise MemoryError()
         for stored in range(len(rows.layouts)):
             base = rows.layouts[stored]
             positions = {c.id: n for n, c in enumerate(base.schema)}
             for i in range(columns):
-                self.base_columns[stored * columns + i] = positions.get(layout.schema.columns[i].id, -1)
+                source.base_columns[stored * columns + i] = positions.get(self.layout.schema.columns[i].id, -1)
+        return 0
 
     def __dealloc__(self):
+        cdef int32_t i
+        if self.sources != NULL:
+            for i in range(self.source_count):
+                free(self.sources[i].base_columns)
+        free(self.sources)
         free(self.cells)
         free(self.sizes)
         free(self.states)
         free(self.by_id)
-        free(self.base_columns)
 
     def __iter__(self):
         return self
@@ -520,9 +570,9 @@ cdef class RowScan:
         if block == NULL:
             raise MemoryError()
         with nogil:
-            status = self._init_columns(block)
+            status = _init_columns(&self.layout.info, block)
             if status == 0:
-                status = self._fill(block)
+                status = _fill(self, block)
         if status < 0:
             block_release(block)
             raise MemoryError()
@@ -531,123 +581,144 @@ cdef class RowScan:
             raise StopIteration
         return ColumnBlock.wrap(block, self.layout.schema)
 
-    cdef int _init_columns(self, BlockBuffers* block) noexcept nogil:
-        cdef int32_t i
-        cdef const ColumnLayout* info
-        for i in range(self.layout.info.column_count):
-            info = &self.layout.info.columns[i]
-            if block_init_column(block, i, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
+
+cdef int _init_columns(const LayoutInfo* layout, BlockBuffers* block) noexcept nogil:
+    cdef int32_t i
+    cdef const ColumnLayout* info
+    for i in range(layout.column_count):
+        info = &layout.columns[i]
+        if block_init_column(block, i, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
+            return -1
+    return 0
+
+
+cdef inline ScanSource* _least(RowScan scan) noexcept nogil:
+    """The source that stands at the least key, or NULL: all are at their end."""
+    cdef ScanSource* least = NULL
+    cdef ScanSource* source
+    cdef int32_t i
+    for i in range(scan.source_count):
+        source = &scan.sources[i]
+        while source.leaf != NULL and source.slot >= source.leaf.count:
+            source.leaf = source.leaf.next
+            source.slot = 0
+        if source.leaf != NULL and (least == NULL or _order(source, least) < 0):
+            least = source
+    return least
+
+
+cdef int _fill(RowScan scan, BlockBuffers* block) noexcept nogil:
+    """Up to batch_rows rows, or 4 MiB of binary cells, whichever comes first."""
+    cdef size_t binary_bytes = 0
+    cdef ScanSource* source
+    while block.row_count < scan.batch_rows and binary_bytes < (4 << 20):
+        source = _least(scan)
+        if source == NULL:
+            return 0
+        if _resolve(scan, source, <RowHeader*> arena_at(source.arena, source.leaf.rows[source.slot])):
+            if _emit(scan, block, &binary_bytes) < 0:
                 return -1
-        return 0
+        source.slot += 1
+    return 0
 
-    cdef int _fill(self, BlockBuffers* block) noexcept nogil:
-        """Up to batch_rows rows, or 4 MiB of binary cells, whichever comes first."""
-        cdef size_t binary_bytes = 0
-        while self.leaf != NULL and block.row_count < self.batch_rows and binary_bytes < (4 << 20):
-            if self.slot >= self.leaf.count:
-                self.leaf = self.leaf.next
-                self.slot = 0
-                continue
-            if self._resolve(<RowHeader*> arena_at(&self.rows.arena, self.leaf.rows[self.slot])):
-                if self._emit(block, &binary_bytes) < 0:
-                    return -1
-            self.slot += 1
-        return 0
 
-    cdef bint _resolve(self, const RowHeader* row) noexcept nogil:
-        """Work out the row's cells at the snapshot, newest version first; False: the row is not visible there."""
-        cdef uint32_t ref = row.newest
-        cdef const VersionHeader* version
-        cdef bint newest = True
-        memset(self.states, CELL_UNSET, self.layout.info.column_count)
-        while ref:
-            version = <const VersionHeader*> arena_at(&self.rows.arena, ref)
-            ref = version.older
-            if version.timestamp >= self.timestamp:
-                continue
-            if version.kind == VERSION_DELETE:
-                # As the newest visible version it hides the row. Under newer ones it cannot come: a dead row's next
-                # version is a REINSERT, and there the walk ends.
-                return False
-            if version.kind == VERSION_REINSERT:
-                self._take_base(version.layout, <const uint8_t*> version + sizeof(VersionHeader))
-                return True
-            self._take_update(<const uint8_t*> version + sizeof(VersionHeader), version.payload_bytes)
-        if row.timestamp >= self.timestamp or row.layout == LAYOUT_GHOST:
+cdef bint _resolve(RowScan scan, const ScanSource* source, const RowHeader* row) noexcept nogil:
+    """Work out the row's cells at the snapshot, newest version first; False: the row is not visible there."""
+    cdef uint32_t ref = row.newest
+    cdef const VersionHeader* version
+    memset(scan.states, CELL_UNSET, scan.layout.info.column_count)
+    while ref:
+        version = <const VersionHeader*> arena_at(source.arena, ref)
+        ref = version.older
+        if version.timestamp >= source.timestamp:
+            continue
+        if version.kind == VERSION_DELETE:
+            # As the newest visible version it hides the row. Under newer ones it cannot come: a dead row's next version
+            # is a REINSERT, and there the walk ends.
             return False
-        self._take_base(row.layout, <const uint8_t*> row + sizeof(RowHeader) + row.key_bytes)
-        return True
+        if version.kind == VERSION_REINSERT:
+            _take_base(scan, source, version.layout, <const uint8_t*> version + sizeof(VersionHeader))
+            return True
+        _take_update(scan, <const uint8_t*> version + sizeof(VersionHeader), version.payload_bytes)
+    if row.timestamp >= source.timestamp or row.layout == LAYOUT_GHOST:
+        return False
+    _take_base(scan, source, row.layout, <const uint8_t*> row + sizeof(RowHeader) + row.key_bytes)
+    return True
 
-    cdef void _take_update(self, const uint8_t* payload, uint32_t size) noexcept nogil:
-        cdef const uint8_t* end = payload + size
-        cdef uint32_t id, stored
-        cdef int32_t column
-        while payload < end:
-            memcpy(&id, payload, 4)
-            memcpy(&stored, payload + 4, 4)
-            payload += 8
-            column = self._column_of(<int32_t> id)
-            if column >= 0 and self.states[column] == CELL_UNSET:
-                self.states[column] = CELL_SET if stored else CELL_NULL
-                self.cells[column] = payload
-                self.sizes[column] = stored - 1 if stored else 0
-            if stored:
-                payload += stored - 1
 
-    cdef int32_t _column_of(self, int32_t id) noexcept nogil:
-        """Output column of that id, or -1: dropped since, or not asked for."""
-        cdef int32_t low = 0, high = self.layout.info.column_count, middle
-        while low < high:
-            middle = (low + high) >> 1
-            if self.by_id[2 * middle] == id:
-                return self.by_id[2 * middle + 1]
-            if self.by_id[2 * middle] < id:
-                low = middle + 1
+cdef void _take_update(RowScan scan, const uint8_t* payload, uint32_t size) noexcept nogil:
+    cdef const uint8_t* end = payload + size
+    cdef uint32_t id, stored
+    cdef int32_t column
+    while payload < end:
+        memcpy(&id, payload, 4)
+        memcpy(&stored, payload + 4, 4)
+        payload += 8
+        column = _column_of(scan, <int32_t> id)
+        if column >= 0 and scan.states[column] == CELL_UNSET:
+            scan.states[column] = CELL_SET if stored else CELL_NULL
+            scan.cells[column] = payload
+            scan.sizes[column] = stored - 1 if stored else 0
+        if stored:
+            payload += stored - 1
+
+
+cdef int32_t _column_of(RowScan scan, int32_t id) noexcept nogil:
+    """Output column of that id, or -1: dropped since, or not asked for."""
+    cdef int32_t low = 0, high = scan.layout.info.column_count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if scan.by_id[2 * middle] == id:
+            return scan.by_id[2 * middle + 1]
+        if scan.by_id[2 * middle] < id:
+            low = middle + 1
+        else:
+            high = middle
+    return -1
+
+
+cdef void _take_base(RowScan scan, const ScanSource* source, uint16_t number, const uint8_t* stored) noexcept nogil:
+    """Fill what no update has set from a stored row; columns that it lacks take their read default."""
+    cdef const LayoutInfo* base = source.infos[number]
+    cdef int32_t i, column
+    cdef const ColumnLayout* info
+    cdef const int32_t* columns = source.base_columns + <Py_ssize_t> number * scan.layout.info.column_count
+    for i in range(scan.layout.info.column_count):
+        if scan.states[i] != CELL_UNSET:
+            continue
+        column = columns[i]
+        if column >= 0:
+            scan.cells[i] = _stored_cell(base, stored, column, &scan.sizes[i])
+            scan.states[i] = CELL_NULL if scan.cells[i] == NULL else CELL_SET
+            continue
+        info = &scan.layout.info.columns[i]
+        if info.has_read_default:
+            scan.cells[i] = info.read_default.data
+            scan.sizes[i] = <uint32_t> info.read_default.size
+            scan.states[i] = CELL_SET
+        else:
+            scan.states[i] = CELL_NULL
+
+
+cdef int _emit(RowScan scan, BlockBuffers* block, size_t* binary_bytes) noexcept nogil:
+    cdef int64_t row = block.row_count
+    cdef int32_t i
+    cdef ColumnBuffers* column
+    for i in range(scan.layout.info.column_count):
+        column = &block.columns[i]
+        if scan.states[i] == CELL_NULL and column.validity != NULL:
+            column.validity[row >> 3] &= ~(<uint8_t> (1 << (row & 7)))
+            column.null_count += 1
+        if column.kind == KIND_FIXED:
+            if scan.states[i] == CELL_SET:
+                memcpy(column.values + row * column.width, scan.cells[i], column.width)
             else:
-                high = middle
-        return -1
-
-    cdef void _take_base(self, uint16_t number, const uint8_t* stored) noexcept nogil:
-        """Fill what no update has set from a stored row; columns that it lacks take their read default."""
-        cdef const LayoutInfo* base = self.rows.infos[number]
-        cdef int32_t i, column
-        cdef const ColumnLayout* info
-        cdef const int32_t* columns = self.base_columns + <Py_ssize_t> number * self.layout.info.column_count
-        for i in range(self.layout.info.column_count):
-            if self.states[i] != CELL_UNSET:
-                continue
-            column = columns[i]
-            if column >= 0:
-                self.cells[i] = _stored_cell(base, stored, column, &self.sizes[i])
-                self.states[i] = CELL_NULL if self.cells[i] == NULL else CELL_SET
-                continue
-            info = &self.layout.info.columns[i]
-            if info.has_read_default:
-                self.cells[i] = info.read_default.data
-                self.sizes[i] = <uint32_t> info.read_default.size
-                self.states[i] = CELL_SET
-            else:
-                self.states[i] = CELL_NULL
-
-    cdef int _emit(self, BlockBuffers* block, size_t* binary_bytes) noexcept nogil:
-        cdef int64_t row = block.row_count
-        cdef int32_t i
-        cdef ColumnBuffers* column
-        for i in range(self.layout.info.column_count):
-            column = &block.columns[i]
-            if self.states[i] == CELL_NULL and column.validity != NULL:
-                column.validity[row >> 3] &= ~(<uint8_t> (1 << (row & 7)))
-                column.null_count += 1
-            if column.kind == KIND_FIXED:
-                if self.states[i] == CELL_SET:
-                    memcpy(column.values + row * column.width, self.cells[i], column.width)
-                else:
-                    memset(column.values + row * column.width, 0, column.width)
-            else:
-                if self.states[i] == CELL_SET:
-                    if block_append_bytes(column, self.cells[i], self.sizes[i]) < 0:
-                        return -1
-                    binary_bytes[0] += self.sizes[i]
-                column.offsets[row + 1] = <int> column.data_bytes
-        block.row_count = row + 1
-        return 0
+                memset(column.values + row * column.width, 0, column.width)
+        else:
+            if scan.states[i] == CELL_SET:
+                if block_append_bytes(column, scan.cells[i], scan.sizes[i]) < 0:
+                    return -1
+                binary_bytes[0] += scan.sizes[i]
+            column.offsets[row + 1] = <int> column.data_bytes
+    block.row_count = row + 1
+    return 0

@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from kudu_storage._native.memrowset import RowScan
 from kudu_storage._native.row_layout import RowLayout
 from kudu_storage.common.schema import Schema
+from kudu_storage.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from kudu_storage._native.column_block import ColumnBlock
@@ -52,7 +54,7 @@ class ReplayedTablet:
             InvalidArgument: no such column.
         """
         layout = self._layout if columns is None else RowLayout(self.schema.project(columns))
-        return iter(self._rows.scan(layout, self._bound(at), batch_rows))
+        return iter(RowScan([self._rows], layout, [self._bound(at)], batch_rows))
 
     def rows(self, columns: Sequence[str] | None = None, *, at: int | None = None) -> Iterator[tuple[object, ...]]:
         """Rows by primary key, as tuples of Python values. For small results; scan() is for the others."""
@@ -82,3 +84,19 @@ class ReplayedTablet:
 
     def __repr__(self) -> str:
         return f"<ReplayedTablet {self.tablet_id}: {len(self.schema)} columns, {self._rows.row_count} keys>"
+
+
+def merged_scan(tablets: Sequence[ReplayedTablet], batch_rows: int = BATCH_ROWS) -> tuple[Schema, Iterator[ColumnBlock]]:
+    """The rows of several tablets of one table by primary key, in the columns of the newest schema among them.
+
+    Raises:
+        InvalidArgument: no tablet, or key columns that differ: they are not of one table.
+    """
+    if not tablets:
+        raise InvalidArgument("no tablets to scan")
+    schema = max((t.schema for t in tablets), key=lambda s: max((c.id or 0 for c in s), default=0))
+    key_types = [c.type for c in schema.key_columns]
+    if any([c.type for c in t.schema.key_columns] != key_types for t in tablets):
+        raise InvalidArgument("the tablets have different key columns: they are not of one table")
+    scan = RowScan([t._rows for t in tablets], RowLayout(schema), [t._bound(None) for t in tablets], batch_rows)
+    return schema, iter(scan)

@@ -1,0 +1,143 @@
+"""`kudu-storage replay`: rebuild rows from log segments. Parses options and prints; the work is in bootstrap/."""
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from kudu_storage.bootstrap.log_replay import Replay, replay_files
+from kudu_storage.cli.progress import ProgressLine
+from kudu_storage.common.hybrid_time import from_micros
+from kudu_storage.errors import InvalidArgument, KuduStorageError, NotFound
+from kudu_storage.fs.layout import TabletFiles, find_tablets
+from kudu_storage.fs.superblock import read_superblock
+
+FORMATS = ("jsonl", "csv", "arrow", "parquet")
+_SUFFIXES = {f".{name}": name for name in FORMATS} | {".json": "jsonl", ".feather": "arrow"}
+
+
+class HybridTime(click.ParamType):
+    """A hybrid-time integer, or a date and time (UTC unless it says otherwise)."""
+
+    name = "timestamp"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        if text.isdecimal():
+            if int(text) >= 2**64:
+                self.fail(f"{text} is above 64 bits", param, ctx)
+            return int(text)
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r} is neither a hybrid-time integer nor a time such as 2026-11-23T14:59:24Z", param, ctx)
+        elapsed = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+        return from_micros((elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds)
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("tablet", required=False)
+@click.option("--at", type=HybridTime(), metavar="TIMESTAMP", help="Show only operations with a lower hybrid time.")
+@click.option("--include-pending", "--include_pending", is_flag=True,
+              help="Apply operations without a COMMIT too, as a server would once they commit.")
+@click.option("--format", "row_format", type=click.Choice(FORMATS), help="Write rows in this format.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write rows to this file instead of standard output.")
+@click.option("--report", type=click.Choice(["json", "text"]), help="Form of the report. Default: text.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def replay(directory: Path, tablet: str | None, at: int | None, include_pending: bool, row_format: str | None,
+           out: Path | None, report: str | None, quiet: bool) -> None:
+    """Rebuild the rows of one or all tablets under DIR from their log segments alone.
+
+    DIR is a server's WAL root, a folder holding wals/, consensus-meta/ and tablet-meta/, or one tablet's segment folder.
+    Everything is opened read-only. Exit code 1 when a problem was found.
+    """
+    if row_format is None and out is not None:
+        row_format = _SUFFIXES.get(out.suffix.lower(), "jsonl")
+    to_stdout = row_format is not None and out is None
+    if to_stdout and report == "json":
+        raise click.UsageError("rows and the report would both go to standard output: give --out FILE for the rows")
+    tablets = _tablets(directory, tablet)
+    if row_format is not None:
+        _one_table(tablets)
+    results = []
+    for files in tablets:
+        line = ProgressLine(files.tablet_id, quiet=quiet)
+        try:
+            result = replay_files(files, at=at, include_pending=include_pending, progress=line)
+        finally:
+            line.close()
+        _print_report(result, report or "text", err=to_stdout)
+        if row_format is None:
+            result.tablet = None        # let its memory go before the next tablet
+        results.append(result)
+    if row_format is not None:
+        _write(results, row_format, out)
+    sys.exit(1 if any(r.report.problems for r in results) else 0)
+
+
+def _tablets(directory: Path, tablet: str | None) -> list[TabletFiles]:
+    found = find_tablets(directory)
+    if tablet is not None:
+        chosen = [f for f in found if f.tablet_id == tablet]
+        if not chosen:
+            raise NotFound(f"no tablet {tablet} there", path=str(directory),
+                           advice="one of " + ", ".join(f.tablet_id for f in found[:20]) if found else None)
+        return chosen
+    if not found:
+        raise NotFound("no tablet's files there", path=str(directory),
+                       advice="the folder that holds wals/, or one tablet's folder of wal-* files")
+    return found
+
+
+def _one_table(tablets: list[TabletFiles]) -> None:
+    """Rows of several tables do not go into one file."""
+    tables: dict[str, str] = {}
+    for files in tablets:
+        if files.superblock_path is None:
+            continue
+        try:
+            superblock = read_superblock(files.superblock_path)
+        except KuduStorageError:
+            continue
+        tables[superblock.table_id] = superblock.table_name
+    if len(tables) > 1:
+        raise InvalidArgument(f"these are tablets of {len(tables)} tables: {', '.join(sorted(tables.values()))}",
+                              advice="name one TABLET, so that the rows of one table go into one file")
+
+
+def _print_report(result: Replay, form: str, *, err: bool) -> None:
+    text = json.dumps(result.report.to_json()) if form == "json" else result.report.to_text()
+    click.echo(text, err=err)
+
+
+def _write(results: list[Replay], row_format: str, out: Path | None) -> None:
+    from kudu_storage.tablet.output import write_rows
+    from kudu_storage.tablet.replayed import merged_scan
+
+    tablets = [r.tablet for r in results if r.tablet is not None]
+    if not tablets:
+        return
+    schema, blocks = merged_scan(tablets)
+    if out is None:
+        write_rows(blocks, schema, row_format, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    if out.exists() and not out.is_file():      # a pipe or a device
+        with open(out, "wb") as stream:
+            write_rows(blocks, schema, row_format, stream)
+        return
+    # A file under its name is whole: what a crash or a full disk leaves is a temporary one.
+    temporary = out.with_name(out.name + ".tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            write_rows(blocks, schema, row_format, stream)
+        temporary.replace(out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
