@@ -1,6 +1,6 @@
 """Memory of one MemRowSet: objects are allocated, never moved, and freed all at once.
 
-A reference is 32 bits: 15 bits of chunk, 17 bits of offset in units of 8 bytes. It halves what row headers and tree
+A reference is 32 bits: 14 bits of chunk, 18 bits of offset in units of 8 bytes. It halves what row headers and tree
 leaves cost against pointers and reaches 32 GiB, after which allocation fails as if memory were short. Reference 0 means
 none. One writer at a time; readers may follow references that were published to them.
 """
@@ -9,15 +9,15 @@ from libc.stdint cimport uint8_t, uint32_t
 
 cdef enum:
     ARENA_UNIT_SHIFT = 3
-    ARENA_CHUNK_SHIFT = 20                                          # 1 MiB
+    ARENA_CHUNK_SHIFT = 21                                          # 2 MiB
     ARENA_CHUNK_BYTES = 1 << ARENA_CHUNK_SHIFT
-    ARENA_UNITS_SHIFT = ARENA_CHUNK_SHIFT - ARENA_UNIT_SHIFT        # 17
+    ARENA_UNITS_SHIFT = ARENA_CHUNK_SHIFT - ARENA_UNIT_SHIFT        # 18
     ARENA_UNITS_MASK = (1 << ARENA_UNITS_SHIFT) - 1
     ARENA_CHUNKS_MAX = 1 << (32 - ARENA_UNITS_SHIFT)
 
 cdef struct Arena:
-    uint8_t** chunks        # start of each chunk; an object above 1 MiB covers several consecutive entries
-    uint8_t* owned          # 1 where chunks[i] was returned by malloc
+    uint8_t** chunks        # start of each chunk; an object above 2 MiB covers several consecutive entries
+    uint8_t* owned          # 1 where chunks[i] was allocated by itself
     uint32_t chunk_count
     uint32_t chunk_capacity
     size_t used             # bytes used of the last chunk

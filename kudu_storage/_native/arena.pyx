@@ -1,6 +1,22 @@
 """See arena.pxd."""
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
+
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void** memory, size_t alignment, size_t size)
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #ifdef MADV_POPULATE_WRITE
+    /* A hint: one call maps all pages of a chunk instead of 512 page faults. Huge pages would be cheaper still, but
+       where memory is fragmented the kernel compacts it first, which made filling an arena up to three times slower. */
+    #define kudu_populate(memory, size) ((void) madvise((memory), (size), MADV_POPULATE_WRITE))
+    #else
+    #define kudu_populate(memory, size) ((void) 0)
+    #endif
+    """
+    void kudu_populate(void* memory, size_t size) nogil
 
 
 cdef int arena_init(Arena* arena) noexcept nogil:
@@ -45,15 +61,16 @@ cdef uint32_t arena_grow(Arena* arena, size_t size) noexcept nogil:
     """Start a new chunk, or several in one piece for a large object, and allocate from it. `size` is a multiple of 8."""
     cdef size_t pieces = (size + ARENA_CHUNK_BYTES - 1) >> ARENA_CHUNK_SHIFT
     cdef uint32_t first = arena.chunk_count
-    cdef uint8_t* memory
+    cdef void* memory = NULL
     cdef size_t i
     if pieces > ARENA_CHUNKS_MAX or not _reserve_entries(arena, <uint32_t> pieces):
         return 0
-    memory = <uint8_t*> malloc(pieces << ARENA_CHUNK_SHIFT)
-    if memory == NULL:
+    if posix_memalign(&memory, ARENA_CHUNK_BYTES, pieces << ARENA_CHUNK_SHIFT) != 0:
         return 0
+    if first > 0:               # a small MemRowSet stays in its first chunk and touches only the pages it needs
+        kudu_populate(memory, pieces << ARENA_CHUNK_SHIFT)
     for i in range(pieces):
-        arena.chunks[first + i] = memory + (i << ARENA_CHUNK_SHIFT)
+        arena.chunks[first + i] = <uint8_t*> memory + (i << ARENA_CHUNK_SHIFT)
         arena.owned[first + i] = i == 0
     arena.chunk_count = first + <uint32_t> pieces
     # The last piece goes on as the current chunk. In the very first one, unit 0 stays unused: reference 0 means none.

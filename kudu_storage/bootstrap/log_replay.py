@@ -97,8 +97,7 @@ def replay_files(files: TabletFiles, *, at: int | None = None, include_pending: 
     tablet = run.replay(at, include_pending)
     report = run.report
     if tablet is not None:
-        report.rows = tablet.count()
-        report.checksum = tablet.checksum()
+        report.rows, report.checksum = tablet.count_and_checksum()
     report.seconds = time.perf_counter() - started
     return Replay(tablet, report)
 

@@ -68,9 +68,17 @@ class ReplayedTablet:
 
     def checksum(self, *, at: int | None = None) -> int:
         """Sum of the row checksums, as `kudu cluster ksck --checksum_scan` reports it."""
+        return self.count_and_checksum(at=at)[1]
+
+    def count_and_checksum(self, *, at: int | None = None) -> tuple[int, int]:
+        """count() and checksum() in one scan."""
         from kudu_storage._native.row_checksum import checksum
 
-        return sum(checksum(block) for block in self.scan(at=at)) & (2**64 - 1)
+        count = total = 0
+        for block in self.scan(at=at):
+            count += len(block)
+            total += checksum(block)
+        return count, total & (2**64 - 1)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The rows as an Arrow C stream: `pyarrow.table(tablet)`, `polars.DataFrame(tablet)`."""
