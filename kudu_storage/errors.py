@@ -84,6 +84,13 @@ class Unsupported(KuduStorageError, NotImplementedError):
     fault = "caller"
 
 
+class MissingExtra(KuduStorageError, ImportError):
+    """An optional package that this call needs is not installed."""
+
+    kind = "missing_extra"
+    fault = "caller"
+
+
 # -- the disk's fault --------------------------------------------------------------------------------------------------
 class CorruptionError(KuduStorageError, ValueError):
     """Bytes that are not what their format says. Subclasses tell the cases apart."""

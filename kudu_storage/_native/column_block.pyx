@@ -3,7 +3,8 @@
 Knows the column types and nothing of tablets, logs or files. Invariants:
  B1  Buffers are written only while one reference exists; a ColumnBlock's buffers never change.
  B2  offsets[0] is 0 and offsets never go down; offsets[row_count] <= data_bytes <= 2**31 - 1.
- B3  A wrapped block has exactly the kinds and widths that its schema says.
+ B3  A binary column's `data` is never NULL.
+ B4  A wrapped block has exactly the kinds and widths that its schema says.
 Retain and release are atomic and need no GIL. Python values are made here only for people and tests; everything that
 moves many rows reads the buffers.
 """
@@ -13,7 +14,7 @@ import decimal
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int8_t, int16_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from kudu_storage.errors import InternalError, InvalidArgument, Unsupported
@@ -32,7 +33,7 @@ cdef enum:
     WIDTH_MAX = 16                  # DECIMAL128
     ROW_CAPACITY_MAX = 0x7FFFFFFE   # offsets are 32-bit and have one entry more than there are rows
     DATA_BYTES_MAX = 0x7FFFFFFF
-    DATA_BYTES_FIRST = 1024
+    DATA_BYTES_FIRST = 256
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
@@ -81,7 +82,11 @@ cdef int block_init_column(BlockBuffers* block, int32_t column, PhysicalKind kin
         buffers.values = <uint8_t*> calloc(<size_t> block.row_capacity + 1, width)
         return 0 if buffers.values != NULL else -1
     buffers.offsets = <int32_t*> calloc(<size_t> block.row_capacity + 1, sizeof(int32_t))
-    return 0 if buffers.offsets != NULL else -1
+    buffers.data = <uint8_t*> malloc(DATA_BYTES_FIRST)      # never NULL, so that readers of empty cells need not look
+    if buffers.offsets == NULL or buffers.data == NULL:
+        return -1
+    buffers.data_capacity = DATA_BYTES_FIRST
+    return 0
 
 
 cdef int block_append_bytes(ColumnBuffers* column, const uint8_t* bytes, size_t size) noexcept nogil:
@@ -91,7 +96,7 @@ cdef int block_append_bytes(ColumnBuffers* column, const uint8_t* bytes, size_t 
     if size > DATA_BYTES_MAX - column.data_bytes:
         return -1
     if column.data_bytes + size > capacity:
-        capacity = DATA_BYTES_FIRST if capacity == 0 else 2 * capacity
+        capacity *= 2
         if capacity < column.data_bytes + size:
             capacity = column.data_bytes + size
         if capacity > DATA_BYTES_MAX:
@@ -325,7 +330,7 @@ cdef int put_cell(ColumnBuffers* column, int64_t row, object schema, object valu
 
 # -- the handle --------------------------------------------------------------------------------------------------------
 cdef int check_layout(const BlockBuffers* block, object schema) except -1:
-    """B3: later readers trust kinds, widths and buffers without looking again."""
+    """B4: later readers trust kinds, widths and buffers without looking again."""
     cdef int32_t i
     cdef const ColumnBuffers* column
     if block.column_count != len(schema) or not 0 <= block.row_count <= block.row_capacity:
@@ -334,7 +339,7 @@ cdef int check_layout(const BlockBuffers* block, object schema) except -1:
     for i, described in enumerate(schema):
         column = &block.columns[i]
         if described.type.is_binary:
-            fits = column.kind == KIND_BINARY and column.offsets != NULL \
+            fits = column.kind == KIND_BINARY and column.offsets != NULL and column.data != NULL \
                 and <size_t> column.offsets[block.row_count] <= column.data_bytes
         else:
             fits = column.kind == KIND_FIXED and column.values != NULL and column.width == described.type.width_bytes
