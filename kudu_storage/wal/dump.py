@@ -47,8 +47,8 @@ def dump_segment(path: str | os.PathLike[str], out: TextIO | BinaryIO, *, print_
                  print_meta: bool = True, truncate_data: int = 100) -> None:
     """Print a segment file.
 
-    out: a binary stream, or a text stream; of one with a `buffer`, such as sys.stdout, the buffer is used, for cells may
-    hold bytes that are no text. truncate_data: with "pb", cut strings to so many bytes (0: never).
+    out: a binary stream, or a text stream; of one with a `buffer`, such as sys.stdout, the buffer is used, for cells
+    may hold bytes that are no text. truncate_data: with "pb", cut strings to so many bytes (0: never).
 
     Raises InvalidArgument for an unknown `print_entries`, and what open_segment() and reading can raise.
     """

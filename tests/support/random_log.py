@@ -1,11 +1,11 @@
 """Random valid histories of a tablet as log segments, with the rows that they must give.
 
-The rows come from the model in this file, which decides every row operation's outcome when it commits; replay, native or
-reference, must arrive at the same from the COMMIT entries. One seed, one log.
+The rows come from the model in this file, which decides every row operation's outcome when it commits; replay, native
+or reference, must arrive at the same from the COMMIT entries. One seed, one log.
 
-A history has terms that begin with a NO_OP, writes of every kind, changes of the schema and the configuration, operations
-that a later term replaces, COMMITs out of order, a tail without COMMITs, batches of several entries, segments of several
-codecs, and an unclosed last segment.
+A history has terms that begin with a NO_OP, writes of every kind, changes of the schema and the configuration,
+operations that a later term replaces, COMMITs out of order, a tail without COMMITs, batches of several entries,
+segments of several codecs, and an unclosed last segment.
 """
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def _schemas() -> list[Schema]:
                    _column("c", "BINARY", is_key=True), _column("d", "DOUBLE"),
                    _column("e", "BOOL", nullable=True, immutable=True)]),
         _with_ids([_column("k", "INT16", is_key=True), *every_type]),
-        _with_ids([_column("k", "UNIXTIME_MICROS", is_key=True), _column("fixed", "INT32", nullable=True, immutable=True),
+        _with_ids([_column("k", "UNIXTIME_MICROS", is_key=True),
+                   _column("fixed", "INT32", nullable=True, immutable=True),
                    _column("count", "INT64", read_default=bytes(8), write_default=b"\x07" + bytes(7)),
                    _column("name", "VARCHAR", write_default=b"none")]),
         _with_ids([_column("k", "INT32", is_key=True),
