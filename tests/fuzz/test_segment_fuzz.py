@@ -1,4 +1,4 @@
-"""Small real segments cut at every byte and with every bit flipped: a clean end or a typed outcome, never a wrong entry.
+"""Small real segments cut at every byte and with every bit flipped: a clean end or a typed one, never a wrong entry.
 
 Always: what is returned is a prefix of the true batches; the offset named is where that prefix ends; a closed segment
 never ends quietly before its end; a byte-by-byte comparison with the specification on a sample.
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -162,10 +163,8 @@ def test_every_flipped_bit_inside_a_batch_is_parsed_or_malformed(codec: str) -> 
         for at in range(len(batch)):
             for bit in range(8):
                 damaged[at] = batch[at] ^ (1 << bit)
-                try:
+                with suppress(BadFormat):
                     parse_batch(bytes(damaged))
-                except BadFormat:
-                    pass
             damaged[at] = batch[at]
 
 

@@ -1,4 +1,4 @@
-"""Segments that real servers wrote: the small ones of the repository, and all stored replicas where they are at hand."""
+"""Segments that real servers wrote: the small ones of the repository, and all stored replicas where there are any."""
 from __future__ import annotations
 
 import json

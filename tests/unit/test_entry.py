@@ -73,7 +73,8 @@ def test_entries_of_real_segments_equal_what_protobuf_reads(name: str) -> None:
 def test_batch_with_both_kinds_gives_entries_in_order() -> None:
     parsed = parse_batch(batch(replicate(1, 2), commit(1, 1), replicate(1, 3, ALTER_OP)))
     assert [(e["type"], e["id"], e["op_type"]) for e in parsed] == [
-        ("REPLICATE", OpId(1, 2), "NO_OP"), ("COMMIT", OpId(1, 1), "NO_OP"), ("REPLICATE", OpId(1, 3), "ALTER_SCHEMA_OP")]
+        ("REPLICATE", OpId(1, 2), "NO_OP"), ("COMMIT", OpId(1, 1), "NO_OP"),
+        ("REPLICATE", OpId(1, 3), "ALTER_SCHEMA_OP")]
 
 
 def test_unknown_fields_are_skipped() -> None:

@@ -346,8 +346,8 @@ def test_scan_raises_the_typed_error_after_what_is_intact(tmp_path: Path) -> Non
 
 # -- the folder --------------------------------------------------------------------------------------------------------
 def test_names_follow_the_rule_of_the_real_reader(tmp_path: Path) -> None:
-    for name in ("wal-000000010", "wal-000000002", "wal-x", "index.000000000", ".kudutmp.newsegmentAb12Cd", "wal", "wal-1-2",
-                 ".wal-000000003", "walk-000000001"):
+    for name in ("wal-000000010", "wal-000000002", "wal-x", "index.000000000", ".kudutmp.newsegmentAb12Cd", "wal",
+                 "wal-1-2", ".wal-000000003", "walk-000000001"):
         (tmp_path / name).touch()
     assert [os.path.basename(f.path) for f in list_segments(tmp_path)] == ["wal-000000002", "wal-000000010", "wal-x"]
     assert is_segment_name("wal-000000001") and not is_segment_name(".wal-000000001")

@@ -57,7 +57,8 @@ def test_verify_of_a_whole_log_finds_no_problem(log: Path) -> None:
     report = verify(log)
     assert report.ok
     assert [(s.sequence, s.entries, s.replicates, s.commits, s.min_index, s.max_index, s.footer, s.status, s.codec)
-            for s in report.segments] == [(1, 88, 44, 44, 1, 44, True, "ok", "LZ4"), (2, 10, 5, 5, 45, 49, False, "ok", "LZ4")]
+            for s in report.segments] == [(1, 88, 44, 44, 1, 44, True, "ok", "LZ4"),
+                                          (2, 10, 5, 5, 45, 49, False, "ok", "LZ4")]
 
 
 def test_torn_or_zero_tail_of_the_last_segment_is_no_problem(log: Path) -> None:
@@ -187,7 +188,7 @@ def test_repair_of_a_whole_log_is_a_copy(log: Path, tmp_path: Path) -> None:
     assert report.complete and contents(tmp_path / "out") == contents(log)
 
 
-def test_repair_cuts_the_damaged_segment_drops_what_follows_and_leaves_its_input_alone(log: Path, tmp_path: Path) -> None:
+def test_repair_cuts_the_damaged_segment_drops_what_follows_and_spares_its_input(log: Path, tmp_path: Path) -> None:
     flip(log / FIRST, 20_000)
     before = contents(log)
     report = repair(log, tmp_path / "out")
@@ -212,7 +213,8 @@ def test_repair_keeps_going_after_a_segment_whose_footer_alone_is_damaged(log: P
 def test_repair_stops_before_a_gap(log: Path, tmp_path: Path) -> None:
     (log / FIRST).write_bytes(shortened("lz4-closed", 8000, closed=True))
     report = repair(log, tmp_path / "out")
-    assert [p.action for p in report.pieces] == ["copied", "left out"] and "missing before it" in report.pieces[1].reason
+    assert [p.action for p in report.pieces] == ["copied", "left out"]
+    assert "missing before it" in report.pieces[1].reason
 
 
 def test_repair_cuts_a_torn_tail(log: Path, tmp_path: Path) -> None:
