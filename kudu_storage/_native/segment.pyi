@@ -21,8 +21,8 @@ class SegmentScanner:
     kudu_storage.errors that stands for it, None for "end" and "zero_tail".
     """
 
-    def __init__(self, fd: int, *, first_offset: int, end_offset: int, file_size: int, codec: int = 1,
-                 v1: bool = False, closed: bool = False) -> None: ...
+    def __new__(cls, fd: int, *, first_offset: int, end_offset: int, file_size: int, codec: int = 1,
+                v1: bool = False, closed: bool = False) -> SegmentScanner: ...
     @property
     def fd(self) -> int: ...
     @property

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from segments import golden, shortened
 
-from kudu_storage.cli.wal import wal
+from kudu_storage.cli.wal import parse_index_range, wal
 from kudu_storage.errors import BadChecksum, InvalidArgument
 from kudu_storage.wal import format as spec
 from kudu_storage.wal.repair import repair
@@ -315,3 +315,15 @@ def test_tail_command_prints_a_line_an_entry(log: Path) -> None:
     lines = result.stdout.splitlines()
     assert result.exit_code == 0 and len(lines) == 98
     assert lines[0].startswith("wal-000000001  REPLICATE 1.1@") and lines[-1].startswith("wal-000000002  COMMIT")
+
+
+# -- options of grep ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("text", "expected"), [(None, None), ("5", (5, 5)), ("5-9", (5, 9)), ("5-", (5, None)),
+                                                ("-9", (None, 9))])
+def test_index_ranges(text: str | None, expected: tuple[int | None, int | None] | None) -> None:
+    assert parse_index_range(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "-", "x", "1-x", "1-2-3"])
+def test_what_is_no_index_range_is_a_usage_error(text: str, log: Path) -> None:
+    assert run("grep", "--index", text, str(log)).exit_code == 2
