@@ -1,7 +1,7 @@
 """Sequential scan with CRC check of an uncompressed log: the native reader against bench/c/walk_segment.c, interleaved.
 
     python bench/scan_vs_c.py [--mib 256] [--rounds 15] [--dir DIR]
-Prints for small (real) and large batches: MB/s of both, and median, smallest and largest ratio reader / C of the rounds.
+Prints for small (real) and larger batches: MB/s of both; median, smallest and largest ratio of C to reader seconds.
 """
 from __future__ import annotations
 

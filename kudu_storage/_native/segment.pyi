@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Literal
 
 Outcome = Literal["end", "zero_tail", "torn_tail", "corrupt"]
@@ -5,6 +6,7 @@ Outcome = Literal["end", "zero_tail", "torn_tail", "corrupt"]
 class BatchChunk:
     def __len__(self) -> int: ...
     def __getitem__(self, position: int, /) -> bytes: ...
+    def __iter__(self) -> Iterator[bytes]: ...
     def refs(self) -> list[tuple[int, int, int]]: ...
 
 class SegmentScanner:
@@ -19,8 +21,8 @@ class SegmentScanner:
     kudu_storage.errors that stands for it, None for "end" and "zero_tail".
     """
 
-    def __init__(self, fd: int, *, first_offset: int, end_offset: int, file_size: int, codec: int = 1,
-                 v1: bool = False, closed: bool = False) -> None: ...
+    def __new__(cls, fd: int, *, first_offset: int, end_offset: int, file_size: int, codec: int = 1,
+                v1: bool = False, closed: bool = False) -> SegmentScanner: ...
     @property
     def fd(self) -> int: ...
     @property

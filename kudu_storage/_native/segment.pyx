@@ -223,6 +223,10 @@ cdef class BatchChunk:
         cdef BatchRef* ref = &self.batches[position]
         return PyBytes_FromStringAndSize(<const char*> self.data + ref.data_offset, ref.data_bytes)
 
+    def __iter__(self):
+        for position in range(self.count):
+            yield self[position]
+
     def refs(self):
         """Per batch: (offset of its entry header in the file, stored bytes, bytes after decompression)."""
         return [(self.batches[i].file_offset, self.batches[i].stored_bytes, self.batches[i].data_bytes)

@@ -35,13 +35,15 @@ def wal() -> None:
               help="true|decoded, false|no, pb or id, as in Kudu's tool.")
 @click.option("--print_meta", "--print-meta", type=click.BOOL, default=True, show_default=True,
               help="Print the segment's header and footer.")
+@click.option("--noprint_meta", "no_meta", is_flag=True, hidden=True)
 @click.option("--truncate_data", "--truncate-data", type=click.IntRange(min=0), default=100, show_default=True,
               help="Cut fields to this many bytes (0: never).")
-def dump(path: str, print_entries: str, print_meta: bool, truncate_data: int) -> None:
+def dump(path: str, print_entries: str, print_meta: bool, no_meta: bool, truncate_data: int) -> None:
     """Print one segment FILE in the text layout of Kudu's own tool."""
     from kudu_storage.wal.dump import dump_segment
 
-    dump_segment(path, sys.stdout, print_entries=print_entries, print_meta=print_meta, truncate_data=truncate_data)
+    dump_segment(path, sys.stdout, print_entries=print_entries, print_meta=print_meta and not no_meta,
+                 truncate_data=truncate_data)
 
 
 @wal.command()
@@ -82,6 +84,55 @@ def stat(path: str, report: str) -> None:
     result = run(path)
     click.echo(json.dumps(result.to_json()) if report == "json" else "\n".join(result.lines()))
     sys.exit(1 if any(s.status in ("corrupt", "unreadable") for s in result.segments) else 0)
+
+
+@wal.command()
+@click.argument("path", type=_EXISTING)
+@click.option("--op-type", "--op_type", help="Kudu's name of an operation type, such as WRITE or CHANGE_CONFIG_OP.")
+@click.option("--index", "index_range", metavar="FIRST[-LAST]", help="One index, or a range with both ends.")
+@click.option("--term", type=click.IntRange(min=0))
+@click.option("--since", metavar="TIME", help="Hybrid time, or ISO time (UTC unless it names a zone); included.")
+@click.option("--until", metavar="TIME", help="The same; not included.")
+@click.option("--key", "key", metavar="VALUE", multiple=True,
+              help="Only writes that touch this row; once for each key column, in order.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many.")
+def grep(path: str, op_type: str | None, index_range: str | None, term: int | None, since: str | None,
+         until: str | None, key: tuple[str, ...], limit: int | None) -> None:
+    """Find operations in a log folder or one segment. Exit code 1 when there are none."""
+    indexes = parse_index_range(index_range)
+    from kudu_storage.wal.grep import grep as run
+
+    found = False
+    for match in run(path, op_type=op_type, index=indexes, term=term, since=since, until=until,
+                     key=list(key) or None, limit=limit):
+        found = True
+        click.echo(f"wal-{match.segment:09d}  {match}")
+    sys.exit(0 if found else 1)
+
+
+def parse_index_range(text: str | None) -> tuple[int | None, int | None] | None:
+    """"5" is 5 to 5, "5-9" both included, "5-" and "-9" are open at one end."""
+    if text is None:
+        return None
+    first, dash, last = text.partition("-")
+    if not text.strip("-") or not all(part.isdecimal() for part in (first, last) if part):
+        raise click.BadParameter(f"{text!r} is no index and no range of indexes", param_hint="--index")
+    if not dash:
+        return int(first), int(first)
+    return int(first) if first else None, int(last) if last else None
+
+
+@wal.command()
+@click.argument("path", type=_EXISTING)
+@click.option("--format", "form", type=click.Choice(["jsonl", "csv", "arrow", "parquet"]), default="jsonl",
+              show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False), help="Where to write; default: standard output.")
+def export(path: str, form: str, out: str | None) -> None:
+    """Write every row operation of a log folder or one segment as a table."""
+    from kudu_storage.wal.export import export as run
+
+    count = run(path, out if out is not None else sys.stdout.buffer, form)
+    click.echo(f"{count} row operations", err=True)
 
 
 @wal.command()
