@@ -8,6 +8,7 @@ from kudu_storage._native.column_block cimport (
     block_release,
 )
 from kudu_storage._native.cursor cimport Slice
+from kudu_storage._native.row_checksum cimport Gather, add, flush
 from kudu_storage._native.row_layout cimport ColumnLayout, LayoutInfo, RowLayout, bit_is_set
 from kudu_storage._native.row_ops cimport CELL_NULL, CELL_SET, CELL_UNSET
 
@@ -580,6 +581,53 @@ cdef class RowScan:
             block_release(block)
             raise StopIteration
         return ColumnBlock.wrap(block, self.layout.schema)
+
+    def checksum(self):
+        """(rows, sum of their checksums modulo 2**64) of all rows that are left, without building blocks of them.
+
+        The sum is that of kudu_storage._native.row_checksum.checksum over the blocks.
+        """
+        cdef int64_t count = 0, some = 1
+        cdef uint64_t total = 0
+        while some:             # in steps, so that a signal is seen
+            with nogil:
+                some = _sum_some(self, &total, 1 << 16)
+            count += some
+        return count, total
+
+
+cdef int64_t _sum_some(RowScan scan, uint64_t* total, int64_t limit) noexcept nogil:
+    """Add the checksums of up to `limit` keys' rows; the number of rows, 0 only at the end."""
+    cdef int64_t count = 0
+    cdef ScanSource* source
+    cdef Gather gather
+    while True:
+        source = _least(scan)
+        if source == NULL:
+            return count
+        if _resolve(scan, source, <RowHeader*> arena_at(source.arena, source.leaf.rows[source.slot])):
+            total[0] += _row_checksum(scan, &gather)
+            count += 1
+        source.slot += 1
+        if count >= limit:
+            return count
+
+
+cdef uint32_t _row_checksum(RowScan scan, Gather* gather) noexcept nogil:
+    """As in row_checksum.pyx, from the cells of the row in hand."""
+    cdef int32_t i
+    cdef uint8_t present
+    gather.crc = 0
+    gather.used = 0
+    for i in range(scan.layout.info.column_count):
+        present = scan.states[i] == CELL_SET
+        add(gather, <const uint8_t*> &i, 4)
+        if scan.layout.info.columns[i].nullable:
+            add(gather, &present, 1)
+        if present:
+            add(gather, scan.cells[i], scan.sizes[i])
+    flush(gather)
+    return gather.crc
 
 
 cdef int _init_columns(const LayoutInfo* layout, BlockBuffers* block) noexcept nogil:

@@ -5,39 +5,10 @@ A row's checksum is the CRC-32C of these bytes, column after column:
 and a tablet's is their sum, so that neither order nor batches matter. Source: tserver/tablet_service.cc,
 ScanResultChecksummer. Nullable is what the schema says, not whether the block holds nulls.
 """
-from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from kudu_storage._native.column_block cimport KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers
-from kudu_storage._native.crc32c cimport crc32c_extend
-
-cdef enum:
-    # Small cells are gathered, because one CRC over many bytes is far cheaper than many over a few.
-    GATHER_BYTES = 4096
-
-cdef struct Gather:
-    uint32_t crc
-    size_t used
-    uint8_t[GATHER_BYTES] bytes
-
-
-cdef inline void flush(Gather* gather) noexcept nogil:
-    gather.crc = crc32c_extend(gather.crc, gather.bytes, gather.used)
-    gather.used = 0
-
-
-cdef inline void add(Gather* gather, const uint8_t* data, size_t size) noexcept nogil:
-    if size > GATHER_BYTES - gather.used:
-        flush(gather)
-        if size > GATHER_BYTES:
-            gather.crc = crc32c_extend(gather.crc, data, size)
-            return
-    if size:
-        memcpy(gather.bytes + gather.used, data, size)
-        gather.used += size
-
 
 cdef uint32_t row_checksum(const BlockBuffers* block, const uint8_t* nullable, int64_t row, Gather* gather) noexcept nogil:
     cdef int32_t position

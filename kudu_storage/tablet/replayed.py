@@ -53,8 +53,11 @@ class ReplayedTablet:
         Raises:
             InvalidArgument: no such column.
         """
+        return self._scan(columns, at, batch_rows)
+
+    def _scan(self, columns: Sequence[str] | None, at: int | None, batch_rows: int) -> RowScan:
         layout = self._layout if columns is None else RowLayout(self.schema.project(columns))
-        return iter(RowScan([self._rows], layout, [self._bound(at)], batch_rows))
+        return RowScan([self._rows], layout, [self._bound(at)], batch_rows)
 
     def rows(self, columns: Sequence[str] | None = None, *, at: int | None = None) -> Iterator[tuple[object, ...]]:
         """Rows by primary key, as tuples of Python values. For small results; scan() is for the others."""
@@ -72,13 +75,7 @@ class ReplayedTablet:
 
     def count_and_checksum(self, *, at: int | None = None) -> tuple[int, int]:
         """count() and checksum() in one scan."""
-        from kudu_storage._native.row_checksum import checksum
-
-        count = total = 0
-        for block in self.scan(at=at):
-            count += len(block)
-            total += checksum(block)
-        return count, total & (2**64 - 1)
+        return self._scan(None, at, BATCH_ROWS).checksum()
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The rows as an Arrow C stream: `pyarrow.table(tablet)`, `polars.DataFrame(tablet)`."""
