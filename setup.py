@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from Cython.Build import cythonize
 from setuptools import Command, Extension, setup
@@ -61,8 +62,8 @@ class BuildDescriptors(Command):
     """Compile kudu_storage/protos/**/*.proto into one FileDescriptorSet (no generated code)."""
 
     description = "compile the message schemas into one descriptor set"
-    user_options = [("inplace", "i", "write beside the sources, for work in a checkout")]
-    boolean_options = ["inplace"]
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = [("inplace", "i", "write beside the sources, for work in a checkout")]
+    boolean_options: ClassVar[list[str]] = ["inplace"]
     editable_mode = False
     build_lib: str | None = None
     inplace = False

@@ -1,7 +1,7 @@
 """The one error tree.
 
-Each class answers two questions: whose fault it is (`fault`) and whether trying again is useful (`retry`). Branch on the
-class or on `kind`, never on text. Where a built-in exception says the same, the class derives from it too.
+Each class answers two questions: whose fault it is (`fault`) and whether trying again is useful (`retry`). Branch on
+the class or on `kind`, never on text. Where a built-in exception says the same, the class derives from it too.
 
 The text of every error says what happened, where, what is intact, and what to do next:
     segment wal-000000007 offset 81920: entry checksum mismatch (...); 1204 entries before it are intact; try: ...
@@ -130,7 +130,7 @@ class Truncated(CorruptionError):
 
 
 class TornTail(Truncated):
-    """The last entry of an unclosed segment is incomplete: a crash while writing. Normal, and cut when opening to write."""
+    """The last entry of an unclosed segment is incomplete: a crash while writing. Opening to write cuts it."""
 
     kind = "torn_tail"
 

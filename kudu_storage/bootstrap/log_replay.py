@@ -10,22 +10,22 @@ L2  Rows are shown only as far as the log alone proves them (rules.pxd, D4; sche
 """
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kudu_storage._native.memrowset import MemRowSet
 from kudu_storage._native.row_layout import Projection, RowLayout
-from kudu_storage._native.segment import BatchChunk, SegmentScanner
+from kudu_storage._native.segment import BatchChunk
 from kudu_storage.bootstrap import _replayer
 from kudu_storage.bootstrap._replayer import Replayer
 from kudu_storage.bootstrap.metadata import ReplicaMetadata, load_metadata
+from kudu_storage.bootstrap.replay_problems import replay_problem
 from kudu_storage.bootstrap.report import ReplayReport, SegmentOps
 from kudu_storage.bootstrap.schema_evidence import Choice, HeaderSchema, choose_initial, doubts
+from kudu_storage.bootstrap.segment_feed import ScannedSegment, SegmentFeed
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import (
@@ -46,9 +46,7 @@ from kudu_storage.wal.report import Problem, SegmentReport, SegmentStatus
 from kudu_storage.wal.sequence import tablet_problems, trusted_run
 
 if TYPE_CHECKING:
-    from kudu_storage.bootstrap._replayer import ProblemFacts
-
-QUEUE_CHUNKS = 3
+    pass
 
 # Called after each chunk with (bytes read, bytes in all, row operations applied).
 Progress = Callable[[int, int, int], None]
@@ -100,65 +98,6 @@ def replay_files(files: TabletFiles, *, at: int | None = None, include_pending: 
         report.rows, report.checksum = tablet.count_and_checksum()
     report.seconds = time.perf_counter() - started
     return Replay(tablet, report)
-
-
-# -- reading -----------------------------------------------------------------------------------------------------------
-@dataclass(slots=True)
-class _Scanned:
-    """All of a segment was read, or as much as could be."""
-
-    number: int
-    scanner: SegmentScanner
-    seconds: float
-
-
-_Item = tuple[int, BatchChunk, int] | _Scanned
-
-
-class _Reader(threading.Thread):
-    """Scans the segments in order and puts (number, chunk, end offset) and _Scanned into a short queue; None at the end."""
-
-    def __init__(self, segments: list[Segment]) -> None:
-        super().__init__(name="kudu-storage-replay-reader", daemon=True)
-        self._segments = segments
-        self._given_up = threading.Event()
-        self._queue: queue.Queue[_Item | BaseException | None] = queue.Queue(QUEUE_CHUNKS)
-
-    def run(self) -> None:
-        try:
-            for number, segment in enumerate(self._segments):
-                started = time.perf_counter()
-                scanner = segment.scanner()
-                while (chunk := scanner.next_chunk()) is not None:
-                    if not self._put((number, chunk, scanner.offset)):
-                        return
-                if not self._put(_Scanned(number, scanner, time.perf_counter() - started)):
-                    return
-            self._put(None)
-        except BaseException as error:  # handed to the thread that replays, which raises it
-            self._put(error)
-
-    def _put(self, item: Any) -> bool:
-        while not self._given_up.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def items(self) -> Iterator[_Item]:
-        """What was read, in order. Raises what the reading thread raised."""
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def close(self) -> None:
-        """Stop reading; call always."""
-        self._given_up.set()
-        if self.is_alive():
-            self.join()
 
 
 # -- one replay --------------------------------------------------------------------------------------------------------
@@ -238,7 +177,7 @@ class _Run:
         self.report.problems += check_sequence(self._segments, unreadable) + tablet_problems(self._segments)
         self._segments, passed_over = trusted_run(self._segments)
         for segment in passed_over:
-            self._skip(segment.path, segment.sequence, "not_replayed", "the log before it cannot be trusted or is missing")
+            self._skip(segment.path, segment.sequence, "not_replayed", "a segment before it is missing")
             segment.close()
         self._bytes_total = sum(s.file_size for s in self._segments)
 
@@ -259,8 +198,8 @@ class _Run:
 
     def _skip(self, path: str, sequence: int | None, status: SegmentStatus, detail: str) -> None:
         self.report.segments.append(SegmentReport(
-            sequence=sequence, path=path, entries=0, replicates=0, commits=0, bytes=Path(path).stat().st_size, codec=None,
-            footer=False, min_index=None, max_index=None, status=status, detail=detail, seconds=0.0))
+            sequence=sequence, path=path, entries=0, replicates=0, commits=0, bytes=Path(path).stat().st_size,
+            codec=None, footer=False, min_index=None, max_index=None, status=status, detail=detail, seconds=0.0))
         self.report.segment_ops.append(None)
 
     def _choose_schema(self) -> bool:
@@ -282,7 +221,7 @@ class _Run:
             return False
         for sequence in choice.outvoted:
             self._add_problem("bad_header", sequence, None,
-                              "the header's schema (it has no checksum) differs from what the replica's other files say",
+                              "the header's schema (it has no checksum) differs from what the other files say",
                               "none needed: the other files' schema is used")
         try:
             self._layout = RowLayout(choice.schema)
@@ -301,13 +240,13 @@ class _Run:
     # -- the log -------------------------------------------------------------------------------------------------------
     def _read_all(self) -> None:
         assert self._replayer is not None
-        reader = _Reader(self._segments)
-        reader.start()
+        feed = SegmentFeed(self._segments)
+        feed.start()
         done = 0
         before = self._replayer.counts
         try:
-            for item in reader.items():
-                if isinstance(item, _Scanned):
+            for item in feed.items():
+                if isinstance(item, ScannedSegment):
                     before = self._end_segment(item, before)
                     done += self._segments[item.number].file_size
                     continue
@@ -318,7 +257,7 @@ class _Run:
                     self._progress(done + offset, self._bytes_total,
                                    counts["rows_inserted"] + counts["rows_updated"] + counts["rows_deleted"])
         finally:
-            reader.close()
+            feed.close()
 
     def _feed(self, chunk: BatchChunk, number: int) -> None:
         assert self._replayer is not None
@@ -343,7 +282,8 @@ class _Run:
                 self._malformed[facts["segment"]] = BadFormat("an entry passes its checksum and cannot be parsed",
                                                               offset=facts["offset"])
             else:
-                self._add_replay_problem(facts)
+                self.report.problems.append(
+                    replay_problem(facts, self._sequence(facts["segment"]), self._replayer.applied_opid))
         else:
             raise InternalError(f"unknown replay event {event}")
 
@@ -391,7 +331,7 @@ class _Run:
                           f"operation {OpId(facts['term'], facts['index'])}: {error.detail}",
                           error.advice or "rows are those before this operation")
 
-    def _end_segment(self, scanned: _Scanned, before: dict[str, int]) -> dict[str, int]:
+    def _end_segment(self, scanned: ScannedSegment, before: dict[str, int]) -> dict[str, int]:
         assert self._replayer is not None
         segment = self._segments[scanned.number]
         counts = self._replayer.counts
@@ -448,8 +388,8 @@ class _Run:
         flushed = superblock is None or superblock.last_durable_mrs_id >= 0 or bool(superblock.rowsets)
         if orphans or (starts_at is not None and starts_at > 1 and not flushed):
             first = f"; the first such COMMIT is of {OpId(*orphans[0])}" if orphans else ""
-            self._add_problem("missing_operations", self._segments[0].sequence if self._segments else None, None,
-                              f"the log starts at index {starts_at}, and what came before is in no flushed store{first}",
+            self._add_problem("missing_operations", self._segments[0].sequence, None,
+                              f"the log starts at index {starts_at}; what came before is in no flushed store{first}",
                               "copy the earlier segments from a backup or another replica; "
                               "only rows that this log proves are shown")
         elif (starts_at is not None and starts_at > 1) or counts["rows_flushed"]:
@@ -474,7 +414,8 @@ class _Run:
 
     def _doubts(self) -> list[str]:
         assert self._schemas is not None and self._first_layout is not None
-        return doubts(self._schemas.choice, self._schemas.alters, self._schemas.clients, self._first_layout.defaults_used)
+        schemas = self._schemas
+        return doubts(schemas.choice, schemas.alters, schemas.clients, self._first_layout.defaults_used)
 
     # -- problems ------------------------------------------------------------------------------------------------------
     def _add_problem(self, kind: str, segment: int | None, offset: int | None, detail: str, advice: str | None) -> None:
@@ -482,32 +423,6 @@ class _Run:
 
     def _sequence(self, number: int) -> int | None:
         return self._segments[number].sequence if 0 <= number < len(self._segments) else None
-
-    def _add_replay_problem(self, facts: ProblemFacts) -> None:
-        kind, words = _REPLAY_PROBLEMS[facts["code"]]
-        name = OpId(facts["term"], facts["index"]) if facts["index"] else None
-        row = f", row operation {facts['row']}" if facts["row"] >= 0 else ""
-        detail = f"operation {name}{row}: {words}" if name else words
-        applied = self._replayer.applied_opid if self._replayer else None
-        self._add_problem(kind, self._sequence(facts["segment"]), facts["offset"], detail,
-                          f"rows are as of operation {OpId(*applied)}" if applied else "no operation before it was applied")
-
-
-_REPLAY_PROBLEMS = {
-    "gap": ("missing_operations", "operations before it are missing: the index jumps"),
-    "below_applied": ("contradiction", "its index was committed before"),
-    "over_committed": ("contradiction", "it would replace an operation that has a COMMIT"),
-    "commit_without_replicate": ("missing_operations", "a COMMIT without its REPLICATE"),
-    "commit_other_term": ("contradiction", "a COMMIT for an operation of another term"),
-    "commit_twice": ("contradiction", "a second COMMIT"),
-    "write_malformed": ("bad_format", "its write request cannot be decoded"),
-    "transaction": ("unsupported", "it belongs to a multi-row transaction, which is not supported"),
-    "result_count": ("contradiction", "its COMMIT has another number of results than it has row operations"),
-    "row_contradiction": ("contradiction", "its COMMIT says that it changed a row, which it cannot have"),
-    "row_invalid": ("contradiction", "its COMMIT says that it changed a row, which no server would have let it"),
-    "bad_index": ("bad_format", "an operation id out of range"),
-    "schema": ("schema_untrusted", "its schema does not fit"),
-}
 
 
 def _parse(message: Any, data: bytes) -> Any:

@@ -51,7 +51,8 @@ def choose_initial(headers: Sequence[HeaderSchema], superblock: tuple[int, Schem
     version = headers[0].version
     same = [h for h in headers if h.version == version]
     if superblock is not None and superblock[0] == version:
-        return Choice(superblock[1], version, True, [h.sequence for h in same if not same_columns(h.schema, superblock[1])])
+        differing = [h.sequence for h in same if not same_columns(h.schema, superblock[1])]
+        return Choice(superblock[1], version, True, differing)
     votes = Counter(_fingerprint(h.schema) for h in same)
     winner = max(votes, key=lambda print_: votes[print_])
     chosen = next(h.schema for h in same if _fingerprint(h.schema) == winner)

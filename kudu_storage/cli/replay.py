@@ -19,7 +19,7 @@ FORMATS = ("jsonl", "csv", "arrow", "parquet")
 _SUFFIXES = {f".{name}": name for name in FORMATS} | {".json": "jsonl", ".feather": "arrow"}
 
 
-class HybridTime(click.ParamType):
+class HybridTime(click.ParamType):  # type: ignore[type-arg]
     """A hybrid-time integer, or a date and time (UTC unless it says otherwise)."""
 
     name = "timestamp"
@@ -54,7 +54,7 @@ def replay(directory: Path, tablet: str | None, at: int | None, include_pending:
            out: Path | None, report: str | None, quiet: bool) -> None:
     """Rebuild the rows of one or all tablets under DIR from their log segments alone.
 
-    DIR is a server's WAL root, a folder holding wals/, consensus-meta/ and tablet-meta/, or one tablet's segment folder.
+    DIR is a server's WAL root, a folder holding wals/, consensus-meta/ and tablet-meta/, or one tablet's segments.
     Everything is opened read-only. Exit code 1 when a problem was found.
     """
     if row_format is None and out is not None:

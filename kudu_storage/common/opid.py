@@ -11,7 +11,7 @@ class OpId(NamedTuple):
     """
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
     def __str__(self) -> str:
         return f"{self.term}.{self.index}"

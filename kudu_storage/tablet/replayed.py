@@ -91,7 +91,8 @@ class ReplayedTablet:
         return f"<ReplayedTablet {self.tablet_id}: {len(self.schema)} columns, {self._rows.row_count} keys>"
 
 
-def merged_scan(tablets: Sequence[ReplayedTablet], batch_rows: int = BATCH_ROWS) -> tuple[Schema, Iterator[ColumnBlock]]:
+def merged_scan(tablets: Sequence[ReplayedTablet],
+                batch_rows: int = BATCH_ROWS) -> tuple[Schema, Iterator[ColumnBlock]]:
     """The rows of several tablets of one table by primary key, in the columns of the newest schema among them.
 
     Raises:

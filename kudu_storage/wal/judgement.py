@@ -26,7 +26,8 @@ class SegmentEnd:
     problems: list[Problem] = field(default_factory=list)
 
 
-def judge_end(segment: Segment, scanner: SegmentScanner, entries: int, malformed: BadFormat | None = None) -> SegmentEnd:
+def judge_end(segment: Segment, scanner: SegmentScanner, entries: int,
+              malformed: BadFormat | None = None) -> SegmentEnd:
     """The end of a scan that has returned None, or that was given up at a `malformed` batch (its offset is set).
 
     Args:
