@@ -62,7 +62,7 @@ class BuildDescriptors(Command):
     """Compile kudu_storage/protos/**/*.proto into one FileDescriptorSet (no generated code)."""
 
     description = "compile the message schemas into one descriptor set"
-    user_options: ClassVar[list[tuple[str, str | None, str]]] = [("inplace", "i", "write beside the sources, for work in a checkout")]
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = [("inplace", "i", "write beside the sources")]
     boolean_options: ClassVar[list[str]] = ["inplace"]
     editable_mode = False
     build_lib: str | None = None

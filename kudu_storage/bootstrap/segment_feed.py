@@ -1,4 +1,4 @@
-"""The reading half of a replay: a thread that scans segments ahead of the one that applies them, a few chunks at most."""
+"""The reading half of a replay: a thread that scans segments a few chunks ahead of the one that applies them."""
 from __future__ import annotations
 
 import queue
@@ -27,7 +27,7 @@ Item = tuple[int, BatchChunk, int] | ScannedSegment
 
 
 class SegmentFeed(threading.Thread):
-    """Scans the segments in order; items() yields (number, chunk, end offset) and after each segment a ScannedSegment."""
+    """Scans segments in order. items() yields (number, chunk, end offset), and a ScannedSegment after each segment."""
 
     def __init__(self, segments: list[Segment]) -> None:
         super().__init__(name="kudu-storage-replay-reader", daemon=True)

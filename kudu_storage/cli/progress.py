@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: one line that rewrites itself on a terminal, else a line every ten seconds."""
+"""Progress of long work on standard error: one line rewritten on a terminal, else a line every ten seconds."""
 from __future__ import annotations
 
 import sys
