@@ -79,7 +79,6 @@ class _Operation:
     message: Any
     schema_before: Schema           # of the tablet when this operation is applied
     counter_before: int
-    next_column_id_before: int
     rows: list[_Row] = field(default_factory=list)
     new_schema: Schema | None = None
     fails: bool = False             # an ALTER that is refused
@@ -223,7 +222,6 @@ class _History:
             self.next_index = gone[0].opid.index
             self.tail_schema = gone[0].schema_before
             self.tail_counter = gone[0].counter_before
-            self.next_column_id = gone[0].next_column_id_before
         self.log(NO_OP)
 
     # -- operations
@@ -232,8 +230,7 @@ class _History:
         self.timestamp += self.rng.choice([1, 4096, 4_096_000])
         message: Any = message_class("kudu.consensus.ReplicateMsg")(timestamp=self.timestamp, op_type=op_type)
         message.id.term, message.id.index = opid
-        operation = _Operation(opid, self.timestamp, op_type, message, self.tail_schema, self.tail_counter,
-                               self.next_column_id)
+        operation = _Operation(opid, self.timestamp, op_type, message, self.tail_schema, self.tail_counter)
         if op_type == WRITE_OP:
             self.fill_write(operation)
         elif op_type == ALTER_SCHEMA_OP:
@@ -252,6 +249,9 @@ class _History:
         entry: Any = message_class("kudu.log.LogEntryPB")(type=1)
         entry.replicate.CopyFrom(message)
         self.write_entry(entry)
+        if operation.fails:
+            # Nothing that is logged after it may depend on an outcome that the log does not tell.
+            self.commit_some(len(self.logged))
 
     def fill_write(self, operation: _Operation) -> None:
         client = self.client_schema()
@@ -332,6 +332,7 @@ class _History:
         return Schema((*keys, *others))
 
     def take_column_id(self) -> int:
+        """Never the same twice, even if an ALTER is replaced: a master gives the ids out."""
         self.next_column_id += 1
         return self.next_column_id
 

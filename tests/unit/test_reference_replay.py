@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fixtures import fixtures_root
+from random_log import random_log
 from reference_replay import Replayed, replay
 
 from kudu_storage.common.cell_text import json_value
@@ -67,13 +68,14 @@ REPLICAS = manifest()
 WHOLE = [r for r in REPLICAS if r["log_starts_at_index"] == 1 and not r["case"].startswith(("s15", "s16"))
          and r["segments"]]
 PARTIAL = [r for r in REPLICAS if r["case"].startswith(("s15", "s16"))]
-pytestmark = pytest.mark.skipif(ROOT is None, reason="no stored tablets of real servers (KUDU_STORAGE_SHARED)")
+needs_fixtures = pytest.mark.skipif(ROOT is None, reason="no stored tablets of real servers (KUDU_STORAGE_SHARED)")
 
 
 def _name(replica: dict[str, Any]) -> str:
     return f"{replica['case'].split('_')[0]}-{replica['server']}-{replica['tablet'][:6]}"
 
 
+@needs_fixtures
 @pytest.mark.parametrize("replica", WHOLE, ids=_name)
 def test_counts_are_those_of_the_real_log(replica: dict[str, Any]) -> None:
     replayed = replay(*read_log(_fixtures() / replica["wal_dir"]))
@@ -84,6 +86,7 @@ def test_counts_are_those_of_the_real_log(replica: dict[str, Any]) -> None:
     assert [str(opid) for opid in replayed.pending] == [_opid_text(o) for o in replica["uncommitted_at_tail"]]
 
 
+@needs_fixtures
 @pytest.mark.parametrize("replica", WHOLE, ids=_name)
 def test_rows_of_every_whole_log_are_those_of_the_real_scan(replica: dict[str, Any]) -> None:
     # A table's rows are those of all its tablets; the replicas of one server together hold them.
@@ -98,6 +101,7 @@ def test_rows_of_every_whole_log_are_those_of_the_real_scan(replica: dict[str, A
     assert sorted(rows) == sorted(truth_rows(_fixtures() / replica["rows_file"], replayed.schema))
 
 
+@needs_fixtures
 @pytest.mark.parametrize("replica", PARTIAL, ids=_name)
 def test_a_log_that_is_not_whole_shows_only_right_rows(replica: dict[str, Any]) -> None:
     replayed = replay(*read_log(_fixtures() / replica["wal_dir"]), include_pending=True)
@@ -109,6 +113,7 @@ def test_a_log_that_is_not_whole_shows_only_right_rows(replica: dict[str, Any]) 
     assert (sorted(rows) == sorted(truth)) or not replayed.whole
 
 
+@needs_fixtures
 def test_a_snapshot_at_the_end_of_time_is_the_last_state_and_one_at_its_start_is_empty() -> None:
     replica = next(r for r in WHOLE if r["case"].startswith("s10"))
     entries, schema = read_log(_fixtures() / replica["wal_dir"])
@@ -119,6 +124,7 @@ def test_a_snapshot_at_the_end_of_time_is_the_last_state_and_one_at_its_start_is
     assert len(replayed.rows) == 170
 
 
+@needs_fixtures
 def test_a_commit_without_its_replicate_is_refused() -> None:
     entries, schema = read_log(_fixtures() / WHOLE[0]["wal_dir"])
     last = next(e for e in reversed(entries) if e.type == 2)
@@ -126,6 +132,7 @@ def test_a_commit_without_its_replicate_is_refused() -> None:
         replay([*entries, last], schema)
 
 
+@needs_fixtures
 def test_an_operation_that_is_missing_is_noticed() -> None:
     entries, schema = read_log(_fixtures() / WHOLE[0]["wal_dir"])
     gone = [e for e in entries if (e.replicate.id.index if e.type == 1 else e.commit.commited_op_id.index) != 9]
@@ -133,6 +140,7 @@ def test_an_operation_that_is_missing_is_noticed() -> None:
         replay(gone, schema)
 
 
+@needs_fixtures
 def test_an_insert_that_the_log_says_happened_twice_is_a_contradiction() -> None:
     replica = next(r for r in WHOLE if r["case"].startswith("s10"))
     entries, schema = read_log(_fixtures() / replica["wal_dir"])
@@ -149,6 +157,32 @@ def test_an_insert_that_the_log_says_happened_twice_is_a_contradiction() -> None
     assert len(replay([*head, *head_commits, first_insert, commit], schema).rows) == 1
     with pytest.raises(Contradiction, match="INSERT took effect, but the row exists"):
         replay([*head, *head_commits, first_insert, commit, again, again_commit], schema)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_histories_give_the_rows_of_their_model(seed: int) -> None:
+    log = random_log(seed)
+    entries = [entry for segment in log.segments for entry in spec.read_entries(segment)[0]]
+    replayed = replay(entries, log.first_schema)
+    assert replayed.whole
+    assert replayed.rows == log.rows
+    assert (replayed.pending, replayed.replaced, replayed.last_opid, replayed.committed_index) == \
+        (log.pending, log.replaced, log.last_opid, log.committed_index)
+    assert replayed.ops_by_type == log.ops_by_type
+    assert replayed.schema == log.last_schema
+    for timestamp, _ in log.snapshots:
+        assert replayed.rows_at(timestamp) == log.rows_at(timestamp)
+        assert replayed.rows_at(timestamp + 1) == log.rows_at(timestamp + 1)
+
+
+def test_random_histories_have_what_they_are_for() -> None:
+    logs = [random_log(seed) for seed in range(60)]
+    assert sum(len(log.replaced) for log in logs) > 100
+    assert sum(len(log.pending) for log in logs) > 50
+    assert sum(log.ops_by_type["ALTER_SCHEMA_OP"] for log in logs) > 100
+    assert {codec for log in logs for codec in log.codecs} == set(spec.Codec)
+    commits = [[e.commit.commited_op_id.index for e in log.entries if e.type == 2] for log in logs]
+    assert any(indexes != sorted(indexes) for indexes in commits), "COMMITs out of order"
 
 
 def _fixtures() -> Path:
