@@ -17,7 +17,7 @@ import zlib as _zlib
 
 from cramjam import snappy as _snappy
 
-from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX
+from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX as _BATCH_BYTES_MAX
 from kudu_storage.errors import BadFormat, InvalidArgument, LimitExceeded, Unsupported
 
 # Most output bytes one input byte can stand for. LZ4: a length byte of 255. Snappy: 64 bytes from a 3-byte copy.
@@ -104,8 +104,8 @@ def decompress(data, int codec, size):
     cdef uint8_t* out
     if codec not in (CODEC_NONE, CODEC_SNAPPY, CODEC_LZ4, CODEC_ZLIB):
         raise Unsupported(f"compression codec {codec} is not one of 1 (none), 2 (SNAPPY), 3 (LZ4), 4 (ZLIB)")
-    if size < 0 or size > ENTRY_BATCH_BYTES_MAX:
-        raise LimitExceeded(f"{size} bytes after decompression is above the limit of {ENTRY_BATCH_BYTES_MAX}")
+    if size < 0 or size > _BATCH_BYTES_MAX:
+        raise LimitExceeded(f"{size} bytes after decompression is above the limit of {_BATCH_BYTES_MAX}")
     target_bytes = size
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
@@ -138,8 +138,8 @@ def compress(data, int codec):
         raise Unsupported(f"compression codec {codec} is not one of 1 (none), 2 (SNAPPY), 3 (LZ4), 4 (ZLIB)")
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        if view.len > ENTRY_BATCH_BYTES_MAX:
-            raise InvalidArgument(f"{view.len} bytes is above the limit of {ENTRY_BATCH_BYTES_MAX} for one batch")
+        if view.len > _BATCH_BYTES_MAX:
+            raise InvalidArgument(f"{view.len} bytes is above the limit of {_BATCH_BYTES_MAX} for one batch")
         target = bytearray(lz4_bound(<size_t> view.len))
         out = target
         with nogil:

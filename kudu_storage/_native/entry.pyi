@@ -1,11 +1,13 @@
 from typing import TypedDict
 
+from typing_extensions import disjoint_base
+
 from kudu_storage._native.segment import BatchChunk
 from kudu_storage.common.opid import OpId
 
 OP_NAMES: dict[int, str]
 
-class ParsedEntry(TypedDict):
+class _ParsedEntry(TypedDict):
     type: str
     op_type: str
     id: OpId
@@ -14,6 +16,7 @@ class ParsedEntry(TypedDict):
     request: bytes | None
     result: bytes | None
 
+@disjoint_base
 class EntryTally:
     """What a run of batches holds.
 
@@ -71,4 +74,4 @@ class EntryTally:
     @property
     def jumps(self) -> tuple[tuple[int, int, int], ...]: ...
 
-def parse_batch(data: bytes) -> list[ParsedEntry]: ...
+def parse_batch(data: bytes) -> list[_ParsedEntry]: ...

@@ -1,14 +1,18 @@
 from collections.abc import Iterator
 from typing import Literal
 
-Outcome = Literal["end", "zero_tail", "torn_tail", "corrupt"]
+from typing_extensions import disjoint_base
 
+_Outcome = Literal["end", "zero_tail", "torn_tail", "corrupt"]
+
+@disjoint_base
 class BatchChunk:
     def __len__(self) -> int: ...
     def __getitem__(self, position: int, /) -> bytes: ...
     def __iter__(self) -> Iterator[bytes]: ...
     def refs(self) -> list[tuple[int, int, int]]: ...
 
+@disjoint_base
 class SegmentScanner:
     """The entries of one segment, in chunks.
 
@@ -38,7 +42,7 @@ class SegmentScanner:
     @property
     def closed(self) -> bool: ...
     @property
-    def outcome(self) -> Outcome | None: ...
+    def outcome(self) -> _Outcome | None: ...
     @property
     def detail(self) -> str | None: ...
     @property

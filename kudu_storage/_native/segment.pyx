@@ -27,7 +27,7 @@ import os
 from kudu_storage._native.codec cimport CODEC_NONE, codec_can_expand, codec_decompress
 from kudu_storage._native.crc32c cimport crc32c_extend
 
-from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX
+from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX as _BATCH_BYTES_MAX
 from kudu_storage.errors import (
     BadChecksum,
     BadFormat,
@@ -62,7 +62,7 @@ cdef enum:
     POOL_BUFFERS_MAX = 4
     POOL_BUFFER_BYTES_MAX = 4194304
 
-cdef uint64_t LENGTH_MAX = ENTRY_BATCH_BYTES_MAX
+cdef uint64_t LENGTH_MAX = _BATCH_BYTES_MAX
 
 # A few used buffers, because fresh pages cost as much as reading them. Touched only with the GIL held.
 cdef uint8_t* _pool[POOL_BUFFERS_MAX]
