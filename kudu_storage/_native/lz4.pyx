@@ -46,7 +46,7 @@ cdef bint _works() noexcept nogil:
     return _decompress(packed, again, 3, 64) < 0
 
 
-cdef bint _resolve():
+cdef bint _resolve() except -1:
     global _decompress, _compress
     cdef void* handle
     cdef bytes path

@@ -187,9 +187,12 @@ cdef class Replayer:
     cdef bytes event_raw
     cdef int64_t reload_offset
     cdef int32_t reload_segment
-    cdef list active_rowsets                # [(rowset id, last durable dms id)]
-    cdef object last_durable_mrs_id         # None: no superblock
-    cdef list orphans_needing_replay
+    cdef bint knows_flushed                 # a superblock told what is flushed:
+    cdef int64_t last_durable_mrs_id
+    cdef int64_t* rowsets                   # pairs of rowset id and last durable delta store id
+    cdef Py_ssize_t rowset_count
+    cdef int64_t orphan_term                # of the first orphaned COMMIT that needs replay; index 0: none
+    cdef int64_t orphan_index
 
     def __cinit__(self, MemRowSet rows not None, RowLayout layout not None, *, last_durable_mrs_id=None,
                   rowsets=(), size_t pending_bytes_max=PENDING_BYTES_MAX):
@@ -208,9 +211,15 @@ cdef class Replayer:
         self.max_index = -1
         self.applied_index = 0
         self.pending_bytes_max = pending_bytes_max
-        self.last_durable_mrs_id = last_durable_mrs_id
-        self.active_rowsets = [(int(i), int(d)) for i, d in rowsets]
-        self.orphans_needing_replay = []
+        self.knows_flushed = last_durable_mrs_id is not None
+        self.last_durable_mrs_id = last_durable_mrs_id if self.knows_flushed else 0
+        self.rowsets = <int64_t*> calloc(len(rowsets) + 1, 2 * sizeof(int64_t))
+        if self.rowsets == NULL:
+            raise MemoryError()
+        for rowset, durable in rowsets:
+            self.rowsets[2 * self.rowset_count] = rowset
+            self.rowsets[2 * self.rowset_count + 1] = durable
+            self.rowset_count += 1
 
     def __dealloc__(self):
         cdef int64_t index
@@ -218,6 +227,7 @@ cdef class Replayer:
             for index in range(self.first_pending, self.next_index):
                 _release(self, self._slot(index))
             free(self.ring)
+        free(self.rowsets)
 
     cdef PendingOp* _slot(self, int64_t index) noexcept nogil:
         return &self.ring[(self.head + <size_t> (index - self.first_pending)) & self.mask]
@@ -363,9 +373,9 @@ cdef class Replayer:
         return None if self.first_index < 0 else self.first_index
 
     @property
-    def orphans_to_replay(self):
-        """(term, index) of COMMITs without REPLICATE whose stores are not flushed."""
-        return list(self.orphans_needing_replay)
+    def orphan_to_replay(self):
+        """(term, index) of the first COMMIT without REPLICATE that changed a store which is not flushed, or None."""
+        return (self.orphan_term, self.orphan_index) if self.orphan_index else None
 
     def take_index_range(self):
         """Lowest and highest REPLICATE index since the last call, or None."""
@@ -414,7 +424,7 @@ cdef class Replayer:
         _parse_write(op.request, &write)
         return PyBytes_FromStringAndSize(<const char*> write.schema.data, write.schema.size)
 
-    cdef bint _use_known(self, bytes raw):
+    cdef bint _use_known(self, bytes raw) except -1:
         cdef _KnownSchema known
         for known in self.known:
             if known.raw == raw:
@@ -422,26 +432,29 @@ cdef class Replayer:
                 return True
         return False
 
-    cdef void _select(self, _KnownSchema known):
+    cdef int _select(self, _KnownSchema known) except -1:
         self.projection = &known.projection.info
         self.projection_schema = <const uint8_t*> <const char*> known.raw
         self.projection_schema_bytes = len(known.raw)
+        return 0
 
-    cdef void _front_done(self):
+    cdef int _front_done(self) except -1:
         """The ALTER in hand is applied."""
         if self.finishing:
             self._slot(self.finish_index).applied = True
             self.counters.ops_applied += 1
         else:
             _pop_front(self)
+        return 0
 
-    cdef void _note_cut(self):
+    cdef int _note_cut(self) except -1:
         cdef PendingOp* op
         if self.problem_code in (PROBLEM_WRITE_MALFORMED, PROBLEM_RESULT_COUNT, PROBLEM_ROW_CONTRADICTION,
                                  PROBLEM_ROW_INVALID, PROBLEM_TRANSACTION, PROBLEM_SCHEMA) \
                 and self.first_pending <= self.problem_index < self.next_index:
             op = self._slot(self.problem_index)
             self.cut_timestamp = op.timestamp
+        return 0
 
 
 # -- the window --------------------------------------------------------------------------------------------------------
@@ -639,8 +652,7 @@ cdef int _take_commit(Replayer self, const LogEntry* entry, int64_t offset) noex
                                op.term if pending else 0, op.committed if pending else False)
     if verdict == COMMIT_ORPHAN:
         self.counters.orphan_commits += 1
-        with gil:
-            _check_orphan(self, entry)
+        _check_orphan(self, entry)
         return EVENT_DONE
     if verdict == COMMIT_WITHOUT_REPLICATE:
         return _problem(self, PROBLEM_COMMIT_WITHOUT_REPLICATE, entry.term, entry.index, -1, offset)
@@ -655,25 +667,28 @@ cdef int _take_commit(Replayer self, const LogEntry* entry, int64_t offset) noex
     return EVENT_DONE
 
 
-cdef void _check_orphan(Replayer self, const LogEntry* entry):
-    """A COMMIT without its REPLICATE is harmless only if what it changed is flushed (tablet_bootstrap.cc). Rare."""
-    cdef Cursor cursor
-    cdef Slice result
+cdef void _check_orphan(Replayer self, const LogEntry* entry) noexcept nogil:
+    """A COMMIT without its REPLICATE is harmless only if what it changed is flushed (tablet_bootstrap.cc)."""
+    cdef Cursor results = cursor_of(entry.result.data, entry.result.size)
     cdef _Outcome outcome
-    if self.last_durable_mrs_id is None or len(self.orphans_needing_replay) >= 100:
+    if not self.knows_flushed or self.orphan_index:
         return
-    cursor = cursor_of(entry.result.data, entry.result.size) if entry.result.data != NULL else cursor_of(NULL, 0)
-    while _next_outcome(&cursor, &outcome) == 1:
-        if outcome.outcome != OUTCOME_MUTATED:
-            continue
-        if outcome.mrs_id >= 0:
-            active = outcome.mrs_id > self.last_durable_mrs_id
-        else:
-            active = any(outcome.rowset_id == rowset and outcome.dms_id > durable
-                         for rowset, durable in self.active_rowsets)
-        if active:
-            self.orphans_needing_replay.append((entry.term, entry.index))
+    while _next_outcome(&results, &outcome) == 1:
+        if outcome.outcome == OUTCOME_MUTATED and _is_active(self, &outcome):
+            self.orphan_term = entry.term
+            self.orphan_index = entry.index
             return
+
+
+cdef bint _is_active(Replayer self, const _Outcome* outcome) noexcept nogil:
+    """Whether the store it changed is not flushed. A rowset that the superblock does not know is gone: flushed since."""
+    cdef Py_ssize_t i
+    if outcome.mrs_id >= 0:
+        return outcome.mrs_id > self.last_durable_mrs_id
+    for i in range(self.rowset_count):
+        if self.rowsets[2 * i] == outcome.rowset_id:
+            return outcome.dms_id > self.rowsets[2 * i + 1]
+    return False
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------

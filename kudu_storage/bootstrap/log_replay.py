@@ -384,10 +384,10 @@ class _Run:
         """Whether all rows come from this log; if not, why."""
         assert self._replayer is not None
         starts_at, superblock = self._replayer.starts_at, self._metadata.superblock
-        orphans = self._replayer.orphans_to_replay
+        orphan = self._replayer.orphan_to_replay
         flushed = superblock is None or superblock.last_durable_mrs_id >= 0 or bool(superblock.rowsets)
-        if orphans or (starts_at is not None and starts_at > 1 and not flushed):
-            first = f"; the first such COMMIT is of {OpId(*orphans[0])}" if orphans else ""
+        if orphan or (starts_at is not None and starts_at > 1 and not flushed):
+            first = f"; the first such COMMIT is of {OpId(*orphan)}" if orphan else ""
             self._add_problem("missing_operations", self._segments[0].sequence, None,
                               f"the log starts at index {starts_at}; what came before is in no flushed store{first}",
                               "copy the earlier segments from a backup or another replica; "

@@ -15,8 +15,10 @@ from typing import Any
 
 from kudu_storage._native.entry import EntryTally
 from kudu_storage.errors import BadFormat, BlankSegment, KuduStorageError, MissingOperations
+from kudu_storage.wal.judgement import judge_end
 from kudu_storage.wal.reader import Segment, SegmentFile, check_sequence, list_segments, open_segment, sequence_of_name
-from kudu_storage.wal.report import Problem, SegmentReport, SegmentStatus, error_class
+from kudu_storage.wal.report import Problem, SegmentReport, error_class
+from kudu_storage.wal.sequence import tablet_problems
 
 _FETCH = "restore the segment from a backup, or take the replica from a peer"
 
@@ -67,7 +69,7 @@ def verify(path: str | os.PathLike[str], progress: Callable[[SegmentReport], Non
         problems = [p for c in checked for p in c.problems]
         unreadable = {c.report.sequence for c in checked if c.tally is None and c.report.sequence is not None}
         problems += check_sequence(opened, unreadable) if os.path.isdir(path) else []
-        problems += _tablet_problems(opened)
+        problems += tablet_problems(opened)
     finally:
         for segment in opened:
             segment.close()
@@ -113,38 +115,25 @@ def check_segment(segment: Segment) -> Checked:
     started = time.monotonic()
     tally, scanner = EntryTally(), segment.scanner()
     problems: list[Problem] = []
-    end_offset = segment.first_offset
-    status: SegmentStatus
+    malformed: BadFormat | None = None
     try:
         while (chunk := scanner.next_chunk()) is not None:
             tally.add(chunk)
-        end_offset, detail = scanner.offset, scanner.detail or ""
-        outcome = scanner.outcome or "corrupt"
-        status = "ok" if outcome == "end" else outcome
-        error: KuduStorageError | None = segment.error_of(scanner)
-    except BadFormat as malformed:
-        end_offset = tally.malformed_offset if tally.malformed_offset is not None else segment.first_offset
-        status, detail = segment.malformed_status(end_offset), malformed.detail
-        error = malformed if status == "corrupt" else None
-    if error is None and status == "ok":
-        error = segment.entry_count_error(tally.entries) or _footer_range_error(segment, tally)
-        if error is not None:
-            status, detail = "corrupt", error.detail
-    if error is not None:
-        intact = f"{tally.entries} entries before it are intact"
-        problems.append(Problem(error.kind, segment.sequence, error.offset, f"{error.detail}; {intact}",
-                                error.advice or "kudu-storage wal repair --out DIR copies what is intact"))
-    if status == "torn_tail" and segment.is_damaged_footer(end_offset, tally.entries):
-        status = "corrupt"
-        detail = f"the magic or length of the footer is damaged; all {tally.entries} entries are intact"
-        problems.append(Problem(BadFormat.kind, segment.sequence, end_offset, detail,
-                                "kudu-storage wal repair --out DIR leaves the footer out"))
+    except BadFormat as error:
+        malformed = error
+        malformed.offset = segment.first_offset if tally.malformed_offset is None else tally.malformed_offset
+    end = judge_end(segment, scanner, tally.entries, malformed)
+    problems += end.problems
+    wrong_range = _footer_range_error(segment, tally) if end.status == "ok" else None
+    if wrong_range is not None:
+        end.status, end.detail = "corrupt", wrong_range.detail
+        problems.append(Problem.of(wrong_range))
     problems += [_jump(segment.sequence, *jump) for jump in tally.jumps]
     report = SegmentReport(
         segment.sequence, segment.path, tally.entries, tally.replicates, tally.commits, segment.file_size,
-        segment.codec_name, segment.closed, tally.min_replicate_index, tally.max_replicate_index, status,
-        "; ".join([*([detail] if detail else []), *segment.notes]), time.monotonic() - started)
-    return Checked(report, tuple(problems), tally, end_offset)
+        segment.codec_name, segment.closed, tally.min_replicate_index, tally.max_replicate_index, end.status,
+        "; ".join(filter(None, [end.detail, *segment.notes])), time.monotonic() - started)
+    return Checked(report, tuple(problems), tally, end.offset)
 
 
 def _footer_range_error(segment: Segment, tally: EntryTally) -> KuduStorageError | None:
@@ -200,24 +189,6 @@ def _unclosed_problems(checked: Sequence[Checked]) -> list[Problem]:
                                 f"{detail} ({report.detail})" if report.detail else detail,
                                 "compare its last operation with the next segment's first one"))
     return problems
-
-
-def _tablet_problems(segments: Sequence[Segment]) -> list[Problem]:
-    """Headers of one log that name different tablets (headers have no checksum)."""
-    counts: dict[bytes, int] = {}
-    for segment in segments:
-        counts[segment.header.tablet_id] = counts.get(segment.header.tablet_id, 0) + 1
-    if len(counts) < 2:
-        return []
-    usual = max(counts, key=lambda name: counts[name])
-    advice = "move it away if it is of another tablet; a damaged header does not hurt the entries"
-    return [Problem("contradiction", s.sequence, 0,
-                    f"the header names tablet {_text(s.header.tablet_id)}, other segments name {_text(usual)}", advice)
-            for s in segments if s.header.tablet_id != usual]
-
-
-def _text(name: bytes) -> str:
-    return name.decode("ascii", "backslashreplace")
 
 
 def _place(problem: Problem) -> tuple[int, int]:

@@ -29,8 +29,11 @@ ROOMS = {
 DISK_ROOMS = {"fs", "wal", "cfile", "tablet", "bootstrap"}
 SOURCES = sorted(p for p in [*ROOT.glob("kudu_storage/**/*"), *ROOT.glob("consensus/**/*")]
                  if p.suffix in {".py", ".pyx", ".pxd"} and "build" not in p.parts)
-IMPORT = re.compile(r"^\s*(?:from\s+(kudu_storage[\w.]*|consensus[\w.]*)\s+c?import|c?import\s+(kudu_storage[\w.]*|consensus[\w.]*))",
-                    re.MULTILINE)
+OURS = r"((?:kudu_storage|consensus)[\w.]*)"
+IMPORT = re.compile(rf"^\s*(?:from\s+{OURS}\s+c?import|c?import\s+{OURS})", re.MULTILINE)
+
+FUNCTION = r"^[ ]*cdef (?!extern)[\w *\[\].]*?\w+\(([^()]|\([^()]*\))*\)([^\n]*)"
+RETURNS_OBJECT = r"\s*cdef (inline )?(object|list|bytes|str|dict|tuple|_?[A-Z]\w*[a-z]\w*) \w+\("
 
 
 def room_of(path: Path) -> str:
@@ -73,7 +76,8 @@ def test_values_open_no_files(path: Path) -> None:
 
 
 def test_crcmod_is_imported_by_the_slow_twin_alone() -> None:
-    assert [p.name for p in SOURCES if re.search(r"^\s*(import|from)\s+crcmod", p.read_text(), re.MULTILINE)] == ["format.py"]
+    users = [p.name for p in SOURCES if re.search(r"^\s*(import|from)\s+crcmod", p.read_text(), re.MULTILINE)]
+    assert users == ["format.py"]
 
 
 def test_the_slow_twin_is_not_imported_at_run_time() -> None:
@@ -88,9 +92,8 @@ def test_each_native_module_has_a_stub(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix in {".pyx", ".pxd"}], ids=lambda p: p.name)
 def test_each_native_function_says_how_it_fails(path: Path) -> None:
     code = re.sub(r"#.*", "", path.read_text())
-    for match in re.finditer(r"^[ ]*cdef (?!extern)[\w *\[\].]*?\w+\(([^()]|\([^()]*\))*\)([^\n]*)", code, re.MULTILINE):
-        returns_object = re.match(r"\s*cdef (inline )?(object|list|bytes|str|dict|tuple|_?[A-Z]\w*[a-z]\w*) \w+\(", match[0])
-        assert returns_object or "except" in match[2], match[0].strip()
+    for match in re.finditer(FUNCTION, code, re.MULTILINE):
+        assert re.match(RETURNS_OBJECT, match[0]) or "except" in match[2], match[0].strip()
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".py"], ids=lambda p: str(p.relative_to(ROOT)))
