@@ -50,15 +50,15 @@ def decode_key(schema: Schema, encoded: bytes) -> list[bytes]:
     rest = encoded
     last = schema.key_column_count - 1
     for i, column in enumerate(schema.key_columns):
-        cell, rest = _decode_key_cell(column, rest, is_last=i == last)
+        cell, rest = decode_key_cell(column, rest, is_last=i == last)
         cells.append(cell)
     if rest:
         raise BadFormat(f"encoded key has {len(rest)} bytes after its last column")
     return cells
 
 
-def _decode_key_cell(column: ColumnSchema, encoded: bytes, *, is_last: bool) -> tuple[bytes, bytes]:
-    """One cell and the bytes after it."""
+def decode_key_cell(column: ColumnSchema, encoded: bytes, *, is_last: bool) -> tuple[bytes, bytes]:
+    """One cell of an encoded key and the bytes after it. Raises BadFormat."""
     if column.type.is_binary:
         return (encoded, b"") if is_last else _take_separated(column, encoded)
     width = column.type.width_bytes
