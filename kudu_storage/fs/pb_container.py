@@ -1,0 +1,327 @@
+"""Protobuf containers: the files that hold consensus metadata, superblocks, instance files and block records.
+
+    version 2:  0   8  "kuducntr"                      version 1: no checksum over the header; a record is
+                8   4  version                                    4 n | n body | 4 crc of the length and the body
+                12  4  crc of bytes 0..11
+                then records until the end of the file:
+                    4 n | 4 crc of those 4 bytes | n body | 4 crc of the body
+
+Integers are little-endian, checksums plain CRC-32C. Record 0 describes the type of all others (ContainerSupHeaderPB): a
+container can be read without knowing its schema. Layout in prose: docs/formats/metadata.md.
+
+ C1  A record is handed out only when its length, checksums and place inside the file are right.
+ C2  No length from the file is used before it was compared with PB_RECORD_BYTES_MAX and with the bytes that are there.
+ C3  A container under its own name is always whole: it is written under another name, made durable, then renamed.
+
+Reads whole files and blocks on the disk. May not touch: sockets, tablets, logs.
+"""
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from kudu_storage._native.crc32c import crc32c
+from kudu_storage.common.limits import PB_RECORD_BYTES_MAX
+from kudu_storage.errors import (
+    BadChecksum,
+    BadFormat,
+    CorruptionError,
+    DiskError,
+    ForeignFile,
+    InvalidArgument,
+    LimitExceeded,
+    NewerVersion,
+    NotFound,
+    Truncated,
+)
+from kudu_storage.protos import file_descriptor_set, message_class
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["PbContainer", "read_container", "read_single", "write_container", "write_single"]
+
+MAGIC: Final = b"kuducntr"
+VERSION: Final = 2
+# Kudu refuses files shorter than a version 2 header, version 1 files too: those have at least one record.
+HEADER_BYTES: Final = 16
+_TEMPORARY_INFIX: Final = ".kudutmp."
+_U32: Final = struct.Struct("<I")
+_MessageT = TypeVar("_MessageT", bound="Message")
+
+
+@dataclass(frozen=True)
+class PbContainer:
+    """A container in memory. `error` is set only by a tolerant read: what is wrong behind the last good record."""
+
+    path: str
+    version: int
+    size_bytes: int
+    type_name: str                   # such as "kudu.consensus.ConsensusMetadataPB"
+    descriptor_set: Any              # google.protobuf.FileDescriptorSet: the schema the writer had
+    records: list[bytes]             # serialized messages of that type, in file order
+    offsets: list[int]               # where each record starts, then where the last one ends
+    error: CorruptionError | None = None
+
+    @cached_property
+    def message_class(self) -> type[Message]:
+        """The record type as the container's own descriptors define it. Raises BadFormat if they do not."""
+        return _class_from_descriptors(self)
+
+    def parse(self, record: bytes) -> Message:
+        """One record by the container's own schema. Raises BadFormat."""
+        return _parse(self.message_class, record, self.path)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+def read_container(path: str | os.PathLike[str], *, tolerant: bool = False) -> PbContainer:
+    """Read and check a whole container.
+
+    With `tolerant`, damage behind the type's description is kept in `error` and the records before it are returned.
+    Raises NotFound, DiskError, ForeignFile, NewerVersion, BadChecksum, Truncated, LimitExceeded or BadFormat.
+    """
+    name = os.fspath(path)
+    return parse_container(_read_file(name), name, tolerant=tolerant)
+
+
+def read_single(path: str | os.PathLike[str], message_class: type[_MessageT]) -> _MessageT:
+    """The one message of a container that must hold exactly one, of that type. Raises as `read_container` does."""
+    container = read_container(path)
+    expected = message_class.DESCRIPTOR.full_name
+    if container.type_name != expected:
+        raise BadFormat(f"the container holds {container.type_name}, not {expected}", path=container.path)
+    if not container.records:
+        raise Truncated("the container ends before its message", path=container.path, offset=container.offsets[0],
+                        intact="the description of its type is intact")
+    if len(container.records) > 1:
+        raise BadFormat(f"the container holds {len(container.records)} messages where one belongs",
+                        path=container.path, offset=container.offsets[1])
+    return _parse(message_class, container.records[0], container.path)
+
+
+def parse_container(data: bytes, path: str, *, tolerant: bool = False) -> PbContainer:
+    """`read_container` for bytes already in memory; `path` is only for the texts of errors."""
+    reader = _Reader(data, path)
+    header: Any = _parse(message_class("kudu.ContainerSupHeaderPB"), reader.record(), path)
+    records: list[bytes] = []
+    offsets = [reader.offset]
+    error: CorruptionError | None = None
+    try:
+        while reader.offset < len(data):
+            records.append(reader.record())
+            offsets.append(reader.offset)
+    except CorruptionError as trouble:
+        if not tolerant:
+            trouble.intact = f"{len(records)} messages before it are intact" if records else None
+            raise
+        error = trouble
+    return PbContainer(path, reader.version, len(data), header.pb_type, header.protos, records, offsets, error)
+
+
+class _Reader:
+    """Walks the records of one container. `offset` is where the next one starts; it moves over whole records only."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.data = data
+        self.path = path
+        self.version = self._header()
+        self.offset = HEADER_BYTES if self.version >= 2 else HEADER_BYTES - _U32.size
+
+    def _header(self) -> int:
+        data = self.data
+        if not any(data[:HEADER_BYTES]):
+            raise Truncated("the container was never written: it is empty or all zeros", path=self.path, offset=0)
+        if not data.startswith(MAGIC) and not (len(data) < len(MAGIC) and MAGIC.startswith(data)):
+            raise ForeignFile(f"not a protobuf container: it starts with {data[:len(MAGIC)]!r} instead of {MAGIC!r}",
+                              path=self.path, offset=0, advice="check that this is the file you meant")
+        if len(data) < HEADER_BYTES:
+            raise Truncated(f"the container has {len(data)} bytes, its header alone has {HEADER_BYTES}",
+                            path=self.path, offset=len(data))
+        version: int = _U32.unpack_from(data, len(MAGIC))[0]
+        # Before the checksum: a later version may have moved or dropped it.
+        if version > VERSION:
+            raise NewerVersion(f"container version {version} is newer than {VERSION}", path=self.path,
+                               offset=len(MAGIC), advice="a newer version of kudu-storage, or check the disk: "
+                                                         "a damaged version field looks the same")
+        if version < 1:
+            raise BadFormat(f"container version {version} does not exist", path=self.path, offset=len(MAGIC))
+        if version >= 2:
+            self._compare(crc32c(data[:12]), 12, "header")
+        return version
+
+    def record(self) -> bytes:
+        """The next record's body. Raises Truncated, BadChecksum or LimitExceeded; the offset stays then."""
+        start = self.offset
+        prefix = 8 if self.version >= 2 else 4
+        self._require(start, prefix, "the length of the next message")
+        if self.version >= 2:
+            if self.data.count(0, start) == len(self.data) - start:
+                raise Truncated("only zeros follow: the message was never written", path=self.path, offset=start)
+            self._compare(crc32c(self.data[start:start + 4]), start + 4, "message length", start)
+        size: int = _U32.unpack_from(self.data, start)[0]
+        if size > PB_RECORD_BYTES_MAX:
+            raise LimitExceeded(f"a message of {size} bytes is above the limit of {PB_RECORD_BYTES_MAX}",
+                                path=self.path, offset=start)
+        body, end = start + prefix, start + prefix + size
+        self._require(body, size + 4, f"a message of {size} bytes and its checksum", start)
+        covered = self.data[body:end]
+        seed = 0 if self.version >= 2 else crc32c(self.data[start:body])
+        self._compare(crc32c(covered, seed), end, "message", start)
+        self.offset = end + 4
+        return covered
+
+    def _require(self, offset: int, size: int, what: str, start: int | None = None) -> None:
+        left = len(self.data) - offset
+        if left < size:
+            raise Truncated(f"the file ends {size - left} bytes before the end of {what}", path=self.path,
+                            offset=offset if start is None else start,
+                            advice="another replica's copy of the tablet, or a backup of this file")
+
+    def _compare(self, actual: int, offset: int, what: str, start: int | None = None) -> None:
+        stored: int = _U32.unpack_from(self.data, offset)[0]
+        if stored != actual:
+            raise BadChecksum(f"{what} checksum mismatch (stored {stored:#010x}, computed {actual:#010x})",
+                              path=self.path, offset=0 if start is None else start,
+                              advice="another replica's copy of the tablet, or a backup of this file")
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise NotFound("no such file", path=path) from None
+    except OSError as error:
+        raise DiskError(f"cannot read: {error.strerror}", path=path) from error
+
+
+def _parse(cls: type[_MessageT], data: bytes, path: str) -> _MessageT:
+    from google.protobuf.message import DecodeError
+
+    message: _MessageT = cls()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise BadFormat(f"not a {cls.DESCRIPTOR.full_name}: {error}", path=path) from None
+    if not message.IsInitialized():
+        missing = ", ".join(message.FindInitializationErrors())
+        raise BadFormat(f"a {cls.DESCRIPTOR.full_name} without required fields: {missing}", path=path)
+    return message
+
+
+def _class_from_descriptors(container: PbContainer) -> type[Message]:
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.message_factory import GetMessageClass
+
+    pool = DescriptorPool()
+    files = {file.name: file for file in container.descriptor_set.file}
+
+    # Kudu writes the files in an order that need not have imports first.
+    def add(name: str, waiting: frozenset[str]) -> None:
+        file = files.pop(name, None)
+        if file is None:
+            return
+        if name in waiting:
+            raise TypeError(f"{name} imports itself")
+        for dependency in file.dependency:
+            add(dependency, waiting | {name})
+        pool.AddSerializedFile(file.SerializeToString())
+
+    try:
+        for name in list(files):
+            add(name, frozenset())
+        return cast("type[Message]", GetMessageClass(pool.FindMessageTypeByName(container.type_name)))
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadFormat(f"the container's own description of {container.type_name} is not usable: {error}",
+                        path=container.path) from None
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+def write_single(path: str | os.PathLike[str], message: Message, *, durable: bool = True) -> None:
+    """Put a container with this one message in place of `path`; readers see the old file or the new one, never a part.
+
+    With `durable` both bytes and name have reached the disk on return. Raises DiskError; the old file then stays.
+    """
+    write_container(path, message.DESCRIPTOR.full_name, [serialize(message)], durable=durable)
+
+
+def write_container(path: str | os.PathLike[str], type_name: str, records: Iterable[bytes], *,
+                    durable: bool = True) -> None:
+    """`write_single` for any number of serialized messages of one of our own types."""
+    name = os.fspath(path)
+    replace_file(name, container_bytes(type_name, records), durable=durable)
+
+
+def container_bytes(type_name: str, records: Iterable[bytes]) -> bytes:
+    """A whole version 2 container. Raises LimitExceeded for a message that no reader would take."""
+    header = MAGIC + _U32.pack(VERSION)
+    description: Any = message_class("kudu.ContainerSupHeaderPB")()
+    description.protos.CopyFrom(file_descriptor_set(type_name))
+    description.pb_type = type_name
+    return b"".join([header, _U32.pack(crc32c(header)),
+                     *(_record_bytes(body) for body in (serialize(description), *records))])
+
+
+def _record_bytes(body: bytes) -> bytes:
+    if len(body) > PB_RECORD_BYTES_MAX:
+        raise LimitExceeded(f"a message of {len(body)} bytes is above the limit of {PB_RECORD_BYTES_MAX}")
+    length = _U32.pack(len(body))
+    return b"".join((length, _U32.pack(crc32c(length)), body, _U32.pack(crc32c(body))))
+
+
+def serialize(message: Message) -> bytes:
+    """The bytes of a message. Raises InvalidArgument, naming them, when required fields are not set."""
+    if not message.IsInitialized():
+        raise InvalidArgument(f"a {message.DESCRIPTOR.full_name} without required fields: "
+                              + ", ".join(message.FindInitializationErrors()))
+    return bytes(message.SerializeToString())
+
+
+def replace_file(path: str, data: bytes, *, durable: bool = True) -> None:
+    """Put a file in place of `path` in one step: written beside it as `NAME.kudutmp.XXXXXX`, synced, renamed."""
+    folder, base = os.path.split(path)
+    folder = folder or "."
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=base + _TEMPORARY_INFIX, dir=folder)
+    except OSError as error:
+        raise DiskError(f"cannot create a file here: {error.strerror}", path=folder) from error
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError as error:
+        _remove_quietly(temporary)
+        raise DiskError(f"cannot write: {error.strerror}", path=path) from error
+    except BaseException:
+        _remove_quietly(temporary)
+        raise
+    if durable:
+        sync_directory(folder)
+
+
+def sync_directory(folder: str) -> None:
+    """Make the names in a folder durable. Raises DiskError."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DiskError(f"cannot sync the folder: {error.strerror}", path=folder) from error
+
+
+def _remove_quietly(path: str) -> None:
+    import contextlib
+
+    # The error that brought us here is the one to report.
+    with contextlib.suppress(OSError):
+        os.unlink(path)
