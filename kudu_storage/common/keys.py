@@ -58,11 +58,7 @@ def decode_key(schema: Schema, encoded: bytes) -> list[bytes]:
 
 
 def decode_key_cell(column: ColumnSchema, encoded: bytes, *, is_last: bool) -> tuple[bytes, bytes]:
-<<<<<<< HEAD
-    """One cell and the bytes after it."""
-=======
     """One cell of an encoded key and the bytes after it. Raises BadFormat."""
->>>>>>> w/formats
     if column.type.is_binary:
         return (encoded, b"") if is_last else _take_separated(column, encoded)
     width = column.type.width_bytes
