@@ -35,6 +35,9 @@ cdef enum:
     DATA_BYTES_MAX = 0x7FFFFFFF
     DATA_BYTES_FIRST = 256
 
+# What a cell is in Python; see to_tuples.
+Value = int | float | bool | str | bytes | decimal.Decimal | datetime.date | datetime.datetime | None
+
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
 _MICROSECOND = datetime.timedelta(microseconds=1)
