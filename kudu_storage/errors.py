@@ -188,6 +188,88 @@ class DiskError(KuduStorageError, OSError):
         return KuduStorageError.__str__(self)
 
 
+# -- the log ---------------------------------------------------------------------------------------------------------------
+class LogError(KuduStorageError):
+    """Base of what a log says about itself."""
+
+    kind = "log"
+    fault = "caller"
+
+
+class LogBackpressure(LogError):
+    """The log's queue is full: the disk is slower than the appends. Nothing of this call was appended."""
+
+    kind = "log_backpressure"
+    retry = True
+
+
+class LogPoisoned(LogError, OSError):
+    """A write or a sync failed, so what is in memory is not trusted any more. Reopen the log to go on."""
+
+    kind = "log_poisoned"
+    fault = "disk"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class NoSpace(LogError, OSError):
+    """No space was left for this entry and those behind it; they are not in the log. Appending may go on."""
+
+    kind = "no_space"
+    fault = "disk"
+    retry = True
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class LogClosed(LogError, ValueError):
+    """The log was closed, or belongs to another process (it was opened before a fork)."""
+
+    kind = "log_closed"
+
+
+class LogLocked(LogError, OSError):
+    """Another process, or another object of this one, has the log open for writing."""
+
+    kind = "log_locked"
+    retry = True
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class Collected(LogError, LookupError):
+    """An index below the first one that the log still holds."""
+
+    kind = "collected"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class NotYetWritten(LogError, LookupError):
+    """An index above the last one."""
+
+    kind = "not_yet_written"
+    retry = True
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class WaitTimeout(LogError, TimeoutError):
+    """A wait ended before what it waited for. That may still happen."""
+
+    kind = "timeout"
+    fault = "disk"
+    retry = True
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
 # -- our fault ---------------------------------------------------------------------------------------------------------
 class InternalError(KuduStorageError):
     """A bug in this package. Never caught inside it."""

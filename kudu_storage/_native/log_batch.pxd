@@ -1,0 +1,70 @@
+"""One entry batch of a log while it is in memory: encoded once, then shared by the queue, the cache and readers.
+
+    16 bytes of entry header | the LogEntryBatchPB
+The header is filled when the batch is written. Everything else is set before the batch is published and never changes.
+References are counted atomically; the last one frees it, on any thread, without the GIL.
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+cdef extern from * nogil:
+    """
+    #define kudu_add(counter, amount) __atomic_add_fetch((counter), (amount), __ATOMIC_ACQ_REL)
+    #define kudu_load(counter) __atomic_load_n((counter), __ATOMIC_ACQUIRE)
+    """
+    int64_t kudu_add(int64_t* counter, int64_t amount)
+    int64_t kudu_load(const int64_t* counter)
+
+cdef enum:
+    ENTRY_HEADER_BYTES = 16
+
+# Batches appended between two failures. When one fails for want of space, all that waits behind it fails with it; what a
+# token needs to know of that outlives the batches.
+cdef struct Epoch:
+    int64_t references
+    int64_t ended           # 0 while it goes on; set once, under the log's mutex
+    int64_t last_index      # when ended: operations above it are gone
+    int32_t error           # errno
+
+cdef struct Batch:
+    int64_t references
+    Batch* next             # in the queue
+    Epoch* epoch
+    int64_t first_index     # of its REPLICATEs; for COMMITs the index that the log had reached
+    int64_t term
+    int32_t count           # entries
+    int32_t kind            # ENTRY_REPLICATE or ENTRY_COMMIT
+    size_t body_bytes
+    uint8_t* bytes          # header room and body
+
+
+cdef inline Batch* batch_new(size_t body_bytes) noexcept nogil:
+    """One reference, everything else zero but the sizes; NULL: out of memory."""
+    cdef Batch* batch = <Batch*> malloc(sizeof(Batch) + ENTRY_HEADER_BYTES + body_bytes)
+    if batch != NULL:
+        batch.references = 1
+        batch.next = NULL
+        batch.epoch = NULL
+        batch.body_bytes = body_bytes
+        batch.bytes = <uint8_t*> batch + sizeof(Batch)
+    return batch
+
+
+cdef inline void epoch_release(Epoch* epoch) noexcept nogil:
+    if epoch != NULL and kudu_add(&epoch.references, -1) == 0:
+        free(epoch)
+
+
+cdef inline void batch_retain(Batch* batch) noexcept nogil:
+    kudu_add(&batch.references, 1)
+
+
+cdef inline void batch_release(Batch* batch) noexcept nogil:
+    if kudu_add(&batch.references, -1) == 0:
+        epoch_release(batch.epoch)
+        free(batch)
+
+
+cdef inline size_t batch_memory(const Batch* batch) noexcept nogil:
+    return sizeof(Batch) + ENTRY_HEADER_BYTES + batch.body_bytes
