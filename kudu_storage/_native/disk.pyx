@@ -8,6 +8,10 @@ from libc.errno cimport EINTR, ENOSPC, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset, strlen
 
+import os
+
+from kudu_storage.errors import DiskError
+
 cdef extern from "<fcntl.h>" nogil:
     int c_open "open"(const char* path, int flags, ...)
     int fallocate(int fd, int mode, int64_t offset, int64_t size)
@@ -118,9 +122,51 @@ REAL.sync_dir = real_sync_dir
 
 
 cdef class Disk:
+    """The file system. Its methods are for work that is rare (opening, truncating); they raise DiskError."""
+
     def __cinit__(self, *arguments, **named):
         self.ops = &REAL
         self.context = NULL
+
+    def open(self, str path not None, int flags):
+        """A descriptor. `flags` as for os.open; new files get mode 0644."""
+        return self._checked(self.ops.open(self.context, os.fsencode(path), flags), "open", path)
+
+    def close(self, int fd):
+        self._checked(self.ops.close(self.context, fd), "close", None)
+
+    def pwrite(self, int fd, bytes data not None, int64_t offset):
+        """Write all of it."""
+        cdef iovec part
+        cdef int64_t written
+        part.iov_base = PyBytes_AS_STRING(data)
+        part.iov_len = <size_t> len(data)
+        written = self._checked(self.ops.pwritev(self.context, fd, &part, 1, offset), "write", None)
+        if written != len(data):
+            raise DiskError(f"{written} of {len(data)} bytes were written", advice="check the space on the disk")
+
+    def sync(self, int fd):
+        self._checked(self.ops.sync(self.context, fd), "sync", None)
+
+    def truncate(self, int fd, int64_t size):
+        self._checked(self.ops.truncate(self.context, fd, size), "truncate", None)
+
+    def rename(self, str source not None, str target not None):
+        self._checked(self.ops.rename(self.context, os.fsencode(source), os.fsencode(target)), "rename", source)
+
+    def unlink(self, str path not None):
+        self._checked(self.ops.unlink(self.context, os.fsencode(path)), "remove", path)
+
+    def sync_dir(self, str path not None):
+        """Make the names in a directory durable."""
+        self._checked(self.ops.sync_dir(self.context, os.fsencode(path)), "sync the directory", path)
+
+    def _checked(self, int64_t status, str what, path):
+        if status < 0:
+            error = DiskError(f"cannot {what}: {os.strerror(-status)}", path=path)
+            error.errno = -status
+            raise error
+        return status
 
 
 # -- the recording one -------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One entry batch of a log while it is in memory: encoded once, then shared by the queue, the cache and readers.
 
     16 bytes of entry header | the LogEntryBatchPB
-The header is filled when the batch is written. Everything else is set before the batch is published and never changes.
+The header (and the compressed copy) is the pumper's, when the batch is written. Everything else is set before the batch is published and never changes.
 References are counted atomically; the last one frees it, on any thread, without the GIL.
 """
 from libc.stddef cimport size_t
@@ -37,6 +37,8 @@ cdef struct Batch:
     int32_t kind            # ENTRY_REPLICATE or ENTRY_COMMIT
     size_t body_bytes
     uint8_t* bytes          # header room and body
+    uint8_t* stored         # header room and compressed body, where the codec needs the GIL; else NULL
+    size_t stored_bytes     # of the compressed body
 
 
 cdef inline Batch* batch_new(size_t body_bytes) noexcept nogil:
@@ -48,6 +50,8 @@ cdef inline Batch* batch_new(size_t body_bytes) noexcept nogil:
         batch.epoch = NULL
         batch.body_bytes = body_bytes
         batch.bytes = <uint8_t*> batch + sizeof(Batch)
+        batch.stored = NULL
+        batch.stored_bytes = 0
     return batch
 
 
@@ -63,6 +67,7 @@ cdef inline void batch_retain(Batch* batch) noexcept nogil:
 cdef inline void batch_release(Batch* batch) noexcept nogil:
     if kudu_add(&batch.references, -1) == 0:
         epoch_release(batch.epoch)
+        free(batch.stored)
         free(batch)
 
 

@@ -1,0 +1,109 @@
+"""The writing half of one log: queue, group commit, segments. See log_core.pyx.
+
+A LogCore is a C struct with counted references, because the pool's threads work on it without the GIL and may outlive the
+Python object by a moment. Who touches what:
+    under `mutex`       the queue, the indexes, the epoch, the cache, the flags
+    by the one pumper   everything under "segment" and "index chunk"; `pumping` says that there is one
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from kudu_storage._native.disk cimport DiskOps, iovec
+from kudu_storage._native.log_batch cimport Batch, Epoch
+from kudu_storage._native.log_cache cimport BatchCache
+from kudu_storage._native.posix cimport pthread_cond_t, pthread_mutex_t
+
+cdef enum Durability:
+    DURABILITY_FSYNC = 0        # acknowledged when synced
+    DURABILITY_OS = 1           # acknowledged when the kernel has it
+    DURABILITY_INTERVAL = 2     # as OS, and synced every interval
+
+cdef enum TokenState:
+    TOKEN_PENDING = 0
+    TOKEN_DONE = 1
+    TOKEN_NO_SPACE = 2
+    TOKEN_POISONED = 3
+    TOKEN_CLOSED = 4
+
+cdef enum AppendStatus:
+    APPEND_OK = 0
+    APPEND_FULL = 1
+    APPEND_POISONED = 2
+    APPEND_CLOSED = 3
+
+cdef struct LogCore:
+    int64_t references
+    pthread_mutex_t mutex
+    pthread_cond_t progress         # a group ended, or something that waiters must see happened
+    pthread_cond_t work             # a lingering pool thread should go on
+    # fixed when made
+    const DiskOps* ops
+    void* disk
+    char* directory                 # without a slash at the end
+    uint8_t* header_before          # LogSegmentHeaderPB before and after its sequence_number
+    size_t header_before_bytes
+    uint8_t* header_after
+    size_t header_after_bytes
+    int codec                       # kudu.CompressionType
+    Durability durability
+    int64_t interval_us
+    int64_t segment_bytes
+    size_t queued_bytes_max
+    int64_t fork_generation
+    # under the mutex
+    Batch* queue_first
+    Batch* queue_last
+    size_t queued_bytes             # of the queue and the group being written
+    bint pumping
+    bint scheduled                  # in the pool's list, or a pool thread has it
+    bint urgent                     # somebody waits: do not linger
+    bint closing
+    int sync_waiters
+    int async_waiters
+    int64_t term
+    int64_t next_index
+    uint64_t last_timestamp
+    int64_t written_index           # with the kernel
+    int64_t durable_index
+    Epoch* epoch
+    int poison_errno                # 0: healthy
+    const char* poison_what
+    BatchCache cache
+    int64_t bytes_written
+    int64_t groups
+    int64_t syncs
+    int64_t batches_written
+    int64_t no_space_count
+    # segment: the pumper's
+    int fd                          # -1: none open yet
+    int64_t sequence                # of the open segment, or of the last one
+    int64_t offset                  # where the next entry goes
+    int64_t allocated
+    int64_t segment_entries
+    int64_t segment_min_index
+    int64_t segment_max_index
+    int64_t unsynced_since_us       # 0: all is synced
+    uint8_t* scratch                # compressed entries of a group
+    size_t scratch_bytes
+    # index chunk: the pumper's
+    int index_fd
+    int64_t index_chunk
+    uint8_t* index_slots            # slots not written yet, of consecutive indexes
+    int64_t index_first
+    int64_t index_count
+    # the pool's list
+    LogCore* pool_next
+    int event_fd                    # told once a group while async_waiters > 0; -1: none
+
+cdef void core_retain(LogCore* core) noexcept nogil
+cdef void core_release(LogCore* core) noexcept nogil
+# Queues the batch (takes over the reference) and gives it its indexes; `schedule`: let the pool write it some time.
+cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexcept nogil
+# Writes what is queued, in groups, until the queue is empty or somebody else pumps. Never fails: what fails is noted.
+cdef void core_pump(LogCore* core) noexcept nogil
+cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t last_index) noexcept nogil
+cdef void core_schedule(LogCore* core) noexcept nogil       # call with the mutex held
+cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t last_index, int64_t deadline_us) noexcept nogil
+cdef int core_close(LogCore* core, bint seal) noexcept nogil
+cdef LogCore* core_new(const DiskOps* ops, void* disk, const char* directory) noexcept nogil
+cdef int64_t core_fork_generation() noexcept nogil

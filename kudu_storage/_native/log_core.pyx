@@ -1,0 +1,781 @@
+"""The writing half of a log: queue, group commit, segments, in Kudu's format (docs/formats/wal.md). See log_core.pxd.
+
+A group is what is queued when a pump begins, up to 4 MiB or the segment's end: one pwritev, one sync. Whoever waits and finds
+nobody pumping pumps; else the pool's threads do. Order is kept, because there is one pumper at a time.
+
+K1  written_index and durable_index never go back, and durable_index <= written_index < next_index.
+K2  A batch is acknowledged only in order, and (DURABILITY_FSYNC) only after a sync that came after its write (W1).
+K3  After a failed sync, or a failed write other than for want of space, nothing is acknowledged any more (W2).
+K4  Out of space: the file is cut to the last whole entry, all that is queued fails in order, appending may go on (W6).
+K5  A segment's name is durable before an entry in it is acknowledged (W4; not for DURABILITY_OS).
+"""
+from libc.errno cimport EDQUOT, ENOSPC, EIO
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset, strdup
+
+from kudu_storage._native.crc32c cimport crc32c_extend
+from kudu_storage._native.entry cimport ENTRY_COMMIT, ENTRY_REPLICATE
+from kudu_storage._native.log_batch cimport (
+    ENTRY_HEADER_BYTES, batch_memory, batch_release, batch_retain, epoch_release, kudu_add, kudu_load,
+)
+from kudu_storage._native.lz4 cimport lz4_bound, lz4_compress
+from kudu_storage._native.log_cache cimport cache_clear, cache_put, cache_trim, cache_truncate
+from kudu_storage._native.posix cimport (
+    CLOCK_MONOTONIC, c_write, monotonic_us, pthread_atfork, pthread_cond_broadcast, pthread_cond_destroy,
+    pthread_cond_init, pthread_cond_signal, pthread_cond_timedwait, pthread_cond_wait, pthread_condattr_init,
+    pthread_condattr_setclock, pthread_condattr_t, pthread_create, pthread_detach, pthread_mutex_destroy,
+    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pthread_t, realtime_us, timespec, timespec_of,
+)
+from kudu_storage._native.wire cimport put_bytes, put_fixed32, put_varint, varint_size
+
+cdef extern from "<fcntl.h>" nogil:
+    enum: O_RDWR
+    enum: O_CREAT
+    enum: O_EXCL
+
+cdef enum:
+    GROUP_BYTES_MAX = 4 << 20
+    GROUP_BATCHES_MAX = 1000            # IOV_MAX is 1024
+    PATH_BYTES = 4096
+    FOOTER_ROOM = 64
+    INDEX_SLOT_BYTES = 24
+    INDEX_CHUNK_SLOTS = 1000000
+    INDEX_BUFFER_SLOTS = 4096
+    FIRST_ALLOCATION = 64 << 10         # what an idle log may hold
+    LINGER_BYTES = 256 << 10            # this much queued is worth a group of its own
+    LINGER_US = 1000
+    CODEC_LZ4 = 3
+
+
+# -- life --------------------------------------------------------------------------------------------------------------
+cdef void core_retain(LogCore* core) noexcept nogil:
+    kudu_add(&core.references, 1)
+
+
+cdef void core_release(LogCore* core) noexcept nogil:
+    cdef Batch* batch
+    if kudu_add(&core.references, -1) != 0:
+        return
+    while core.queue_first != NULL:
+        batch = core.queue_first
+        core.queue_first = batch.next
+        batch_release(batch)
+    cache_clear(&core.cache)
+    epoch_release(core.epoch)
+    if core.fd >= 0:
+        core.ops.close(core.disk, core.fd)
+    if core.index_fd >= 0:
+        core.ops.close(core.disk, core.index_fd)
+    pthread_mutex_destroy(&core.mutex)
+    pthread_cond_destroy(&core.progress)
+    pthread_cond_destroy(&core.work)
+    free(core.directory)
+    free(core.header_before)
+    free(core.header_after)
+    free(core.scratch)
+    free(core.index_slots)
+    free(core)
+
+
+# -- appending ---------------------------------------------------------------------------------------------------------
+cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexcept nogil:
+    cdef size_t size = batch_memory(batch)
+    if core.poison_errno:
+        return APPEND_POISONED
+    if core.closing:
+        return APPEND_CLOSED
+    if core.queued_bytes and core.queued_bytes + size > core.queued_bytes_max:
+        return APPEND_FULL
+    batch.epoch = core.epoch
+    kudu_add(&core.epoch.references, 1)
+    if batch.kind == ENTRY_REPLICATE:
+        core.next_index = batch.first_index + batch.count
+        core.term = batch.term
+        cache_put(&core.cache, batch)           # without room for its slot it is read from disk: no harm
+        cache_trim(&core.cache, core.written_index)
+    batch.next = NULL
+    if core.queue_last == NULL:
+        core.queue_first = batch
+    else:
+        core.queue_last.next = batch
+    core.queue_last = batch
+    core.queued_bytes += size
+    if schedule:
+        core_schedule(core)
+        if core.queued_bytes >= LINGER_BYTES:
+            pthread_cond_signal(&core.work)
+    return APPEND_OK
+
+
+cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t last_index) noexcept nogil:
+    """Call with the mutex held."""
+    cdef int64_t reached
+    if epoch.ended and last_index > epoch.last_index:
+        return TOKEN_NO_SPACE
+    reached = core.durable_index if core.durability == DURABILITY_FSYNC else core.written_index
+    if last_index <= reached:
+        return TOKEN_DONE
+    if core.poison_errno:
+        return TOKEN_POISONED
+    return TOKEN_PENDING
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+cdef void _poison(LogCore* core, int error, const char* what) noexcept nogil:
+    """Call with the mutex held (K3)."""
+    if core.poison_errno == 0:
+        core.poison_errno = error if error else EIO
+        core.poison_what = what
+
+
+cdef inline bint _is_no_space(int64_t status) noexcept nogil:
+    return status == -ENOSPC or status == -EDQUOT
+
+
+cdef int64_t _write_all(LogCore* core, int fd, iovec* parts, int count, int64_t total, int64_t offset) noexcept nogil:
+    """0, or -errno with a part possibly written. Changes `parts`."""
+    cdef int64_t status, done = 0
+    while done < total:
+        status = core.ops.pwritev(core.disk, fd, parts, count, offset + done)
+        if status < 0:
+            return status
+        if status == 0:
+            return -EIO
+        done += status
+        while count and <size_t> status >= parts[0].iov_len:
+            status -= <int64_t> parts[0].iov_len
+            parts += 1
+            count -= 1
+        if count and status:
+            parts[0].iov_base = <uint8_t*> parts[0].iov_base + status
+            parts[0].iov_len -= <size_t> status
+    return 0
+
+
+cdef int _sync(LogCore* core) noexcept nogil:
+    cdef int status = core.ops.sync(core.disk, core.fd)
+    core.syncs += 1
+    if status == 0:
+        core.unsynced_since_us = 0
+    return status
+
+
+cdef int _write_footer(LogCore* core) noexcept nogil:
+    """LogSegmentFooterPB | "closedls" | u32 size, and the file ends there."""
+    cdef uint8_t footer[FOOTER_ROOM]
+    cdef uint8_t* out = footer
+    cdef uint8_t* start
+    cdef iovec part
+    cdef int64_t status
+    out[0] = 0x08
+    out = put_varint(out + 1, <uint64_t> core.segment_entries)
+    if core.segment_min_index > 0:
+        out[0] = 0x10
+        out = put_varint(out + 1, <uint64_t> core.segment_min_index)
+        out[0] = 0x18
+        out = put_varint(out + 1, <uint64_t> core.segment_max_index)
+    out[0] = 0x20
+    out = put_varint(out + 1, <uint64_t> realtime_us())
+    start = out
+    out = put_bytes(out, <const uint8_t*> b"closedls", 8)
+    out = put_fixed32(out, <uint32_t> (start - footer))
+    part.iov_base = footer
+    part.iov_len = <size_t> (out - footer)
+    status = _write_all(core, core.fd, &part, 1, <int64_t> part.iov_len, core.offset)
+    if status == 0:
+        status = core.ops.truncate(core.disk, core.fd, core.offset + (out - footer))
+    return <int> status
+
+
+cdef int _close_segment(LogCore* core) noexcept nogil:
+    cdef int status = _write_footer(core)
+    if status < 0 and _is_no_space(status):
+        # Nothing of the footer stays, so that the segment is again one that goes on.
+        if core.ops.truncate(core.disk, core.fd, core.offset) < 0:
+            return -EIO
+        core.allocated = core.offset
+    if status == 0 and core.durability != DURABILITY_OS:
+        status = _sync(core)
+    if status == 0:
+        _flush_index(core)
+        core.ops.close(core.disk, core.fd)
+        core.fd = -1
+    return status
+
+
+cdef int _open_segment(LogCore* core) noexcept nogil:
+    """Make the next segment under Kudu's temporary name, with its header, and give it its own (K5)."""
+    cdef char temporary[PATH_BYTES]
+    cdef char name[PATH_BYTES]
+    cdef int64_t sequence = core.sequence + 1
+    cdef size_t pb = core.header_before_bytes + 1 + varint_size(<uint64_t> sequence) + core.header_after_bytes
+    cdef uint8_t* header
+    cdef uint8_t* out
+    cdef iovec part
+    cdef int fd
+    cdef int64_t status
+    if snprintf(temporary, PATH_BYTES, b"%s/.kudutmp.newsegment%06lld", core.directory, <long long> sequence) >= PATH_BYTES:
+        return -36      # ENAMETOOLONG
+    snprintf(name, PATH_BYTES, b"%s/wal-%09lld", core.directory, <long long> sequence)
+    header = <uint8_t*> malloc(12 + pb)
+    if header == NULL:
+        return -ENOSPC
+    out = put_bytes(header, <const uint8_t*> b"kudulogf", 8)
+    out = put_fixed32(out, <uint32_t> pb)
+    out = put_bytes(out, core.header_before, core.header_before_bytes)
+    out[0] = 0x30                                       # sequence_number = 6
+    out = put_varint(out + 1, <uint64_t> sequence)
+    out = put_bytes(out, core.header_after, core.header_after_bytes)
+    core.ops.unlink(core.disk, temporary)               # left by a crash; mostly there is none
+    fd = core.ops.open(core.disk, temporary, O_RDWR | O_CREAT | O_EXCL)
+    status = fd if fd < 0 else 0
+    if status == 0:
+        part.iov_base = header
+        part.iov_len = 12 + pb
+        status = _write_all(core, fd, &part, 1, <int64_t> (12 + pb), 0)
+    if status == 0 and core.durability != DURABILITY_OS:
+        status = core.ops.sync(core.disk, fd)
+    if status == 0:
+        status = core.ops.rename(core.disk, temporary, name)
+    if status == 0 and core.durability != DURABILITY_OS:
+        status = core.ops.sync_dir(core.disk, core.directory)
+    free(header)
+    if status < 0:
+        if fd >= 0:
+            core.ops.close(core.disk, fd)
+        core.ops.unlink(core.disk, temporary)
+        return <int> status
+    core.fd = fd
+    core.sequence = sequence
+    core.offset = <int64_t> (12 + pb)
+    core.allocated = core.offset
+    core.segment_entries = 0
+    core.segment_min_index = 0
+    core.segment_max_index = 0
+    return 0
+
+
+cdef int _make_room(LogCore* core, int64_t size) noexcept nogil:
+    """Allocate ahead of the write: little for a log that is used little, the whole segment for a busy one."""
+    cdef int64_t wanted = core.offset + size, target
+    cdef int status
+    if wanted <= core.allocated:
+        return 0
+    target = FIRST_ALLOCATION if wanted <= FIRST_ALLOCATION and FIRST_ALLOCATION < core.segment_bytes \
+        else max(core.segment_bytes, wanted)
+    status = core.ops.allocate(core.disk, core.fd, core.allocated, target - core.allocated)
+    if status < 0:
+        # A file system without fallocate: the write itself finds out whether there is room.
+        return status if _is_no_space(status) else 0
+    core.allocated = target
+    return 0
+
+
+# -- the dense index (a hint: losing it costs a scan, never an entry) --------------------------------------------------
+cdef void _flush_index(LogCore* core) noexcept nogil:
+    cdef char name[PATH_BYTES]
+    cdef iovec part
+    cdef int64_t chunk, slot, count
+    cdef uint8_t* slots = core.index_slots
+    while core.index_count > 0:
+        chunk = core.index_first // INDEX_CHUNK_SLOTS
+        slot = core.index_first % INDEX_CHUNK_SLOTS
+        count = min(core.index_count, INDEX_CHUNK_SLOTS - slot)
+        if core.index_fd < 0 or core.index_chunk != chunk:
+            if core.index_fd >= 0:
+                core.ops.close(core.disk, core.index_fd)
+            snprintf(name, PATH_BYTES, b"%s/index.%09lld", core.directory, <long long> chunk)
+            core.index_fd = core.ops.open(core.disk, name, O_RDWR | O_CREAT)
+            core.index_chunk = chunk
+            if core.index_fd >= 0:
+                core.ops.truncate(core.disk, core.index_fd, INDEX_CHUNK_SLOTS * INDEX_SLOT_BYTES)
+        if core.index_fd >= 0:
+            part.iov_base = slots
+            part.iov_len = <size_t> (count * INDEX_SLOT_BYTES)
+            core.ops.pwritev(core.disk, core.index_fd, &part, 1, slot * INDEX_SLOT_BYTES)
+        slots += count * INDEX_SLOT_BYTES
+        core.index_first += count
+        core.index_count -= count
+
+
+cdef void _index_batch(LogCore* core, const Batch* batch, int64_t offset) noexcept nogil:
+    cdef int64_t i
+    cdef int64_t* slot
+    if batch.kind != ENTRY_REPLICATE:
+        return
+    if core.index_slots == NULL:
+        core.index_slots = <uint8_t*> malloc(INDEX_BUFFER_SLOTS * INDEX_SLOT_BYTES)
+        if core.index_slots == NULL:
+            return
+    for i in range(batch.count):
+        if core.index_count == INDEX_BUFFER_SLOTS \
+                or (core.index_count and batch.first_index + i != core.index_first + core.index_count):
+            _flush_index(core)
+        if core.index_count == 0:
+            core.index_first = batch.first_index + i
+        slot = <int64_t*> (core.index_slots + core.index_count * INDEX_SLOT_BYTES)
+        slot[0] = batch.term
+        slot[1] = core.sequence
+        slot[2] = offset
+        core.index_count += 1
+
+
+# -- groups ------------------------------------------------------------------------------------------------------------
+cdef struct Group:
+    int count
+    int64_t bytes                           # in the file
+    Batch* first
+    Batch* last
+    iovec parts[GROUP_BATCHES_MAX]
+    int64_t sizes[GROUP_BATCHES_MAX]        # of each entry in the file
+
+
+cdef inline void _fill_header(uint8_t* header, uint32_t stored, uint32_t length, const uint8_t* body) noexcept nogil:
+    put_fixed32(header, stored)
+    put_fixed32(header + 4, length)
+    put_fixed32(header + 8, crc32c_extend(0, body, stored))
+    put_fixed32(header + 12, crc32c_extend(0, header, 12))
+
+
+cdef int _encode(LogCore* core, Group* group) noexcept nogil:
+    """Headers, checksums, LZ4. 0, or -1: out of memory."""
+    cdef Batch* batch = group.first
+    cdef size_t need = 0, used = 0, room
+    cdef Py_ssize_t stored
+    cdef uint8_t* out
+    cdef int i
+    if core.codec == CODEC_LZ4:
+        for i in range(group.count):
+            need += ENTRY_HEADER_BYTES + lz4_bound(batch.body_bytes)
+            batch = batch.next
+        if need > core.scratch_bytes:
+            out = <uint8_t*> realloc(core.scratch, need)
+            if out == NULL:
+                return -1
+            core.scratch = out
+            core.scratch_bytes = need
+        batch = group.first
+    for i in range(group.count):
+        if batch.stored != NULL:
+            out = batch.stored
+            stored = <Py_ssize_t> batch.stored_bytes
+        elif core.codec == CODEC_LZ4:
+            out = core.scratch + used
+            room = core.scratch_bytes - used - ENTRY_HEADER_BYTES
+            stored = lz4_compress(batch.bytes + ENTRY_HEADER_BYTES, batch.body_bytes, out + ENTRY_HEADER_BYTES, room)
+            if stored < 0:
+                return -1
+            used += ENTRY_HEADER_BYTES + <size_t> stored
+        else:
+            out = batch.bytes
+            stored = <Py_ssize_t> batch.body_bytes
+        _fill_header(out, <uint32_t> stored, <uint32_t> batch.body_bytes, out + ENTRY_HEADER_BYTES)
+        group.parts[i].iov_base = out
+        group.parts[i].iov_len = <size_t> (ENTRY_HEADER_BYTES + stored)
+        group.sizes[i] = ENTRY_HEADER_BYTES + stored
+        batch = batch.next
+    return 0
+
+
+cdef void _take_group(LogCore* core, Group* group) noexcept nogil:
+    """What is queued now, as far as one write goes. Call with the mutex held; the queue keeps it until it is done."""
+    cdef Batch* batch = core.queue_first
+    cdef size_t bytes = 0
+    group.count = 0
+    group.first = batch
+    while batch != NULL and group.count < GROUP_BATCHES_MAX and (bytes == 0 or bytes + batch.body_bytes <= GROUP_BYTES_MAX):
+        bytes += batch.body_bytes + ENTRY_HEADER_BYTES
+        group.last = batch
+        group.count += 1
+        batch = batch.next
+
+
+cdef int _ensure_segment(LogCore* core, Group* group) noexcept nogil:
+    """An open segment for the group's first batch; the group is cut where the segment would be over its size."""
+    cdef int status, i
+    cdef int64_t room, used = 0
+    cdef Batch* batch = group.first
+    if core.fd >= 0 and core.segment_entries and core.offset + group.sizes[0] > core.segment_bytes:
+        status = _close_segment(core)
+        if status < 0:
+            return status
+    if core.fd < 0:
+        status = _open_segment(core)
+        if status < 0:
+            return status
+    room = core.segment_bytes - core.offset
+    for i in range(group.count):
+        if i and used + group.sizes[i] > room:
+            group.count = i
+            break
+        used += group.sizes[i]
+        group.last = batch
+        batch = batch.next
+    group.bytes = used
+    return _make_room(core, used)
+
+
+cdef int64_t _write_group(LogCore* core, Group* group) noexcept nogil:
+    """0: written (and synced if asked); -errno. On failure for want of space the file is cut back (K4)."""
+    cdef int64_t status, offset = core.offset
+    cdef Batch* batch
+    cdef int i
+    if _encode(core, group) < 0:
+        return -ENOSPC
+    status = _ensure_segment(core, group)
+    if status < 0:
+        return status
+    offset = core.offset
+    status = _write_all(core, core.fd, group.parts, group.count, group.bytes, offset)
+    if status < 0:
+        if _is_no_space(status):
+            # What was written of the group is cut off, and the preallocated rest with it.
+            if core.ops.truncate(core.disk, core.fd, offset) < 0:
+                return -EIO
+            core.allocated = offset
+        return status
+    batch = group.first
+    for i in range(group.count):
+        _index_batch(core, batch, offset)
+        offset += group.sizes[i]
+        core.segment_entries += batch.count
+        if batch.kind == ENTRY_REPLICATE:
+            if core.segment_min_index == 0 or batch.first_index < core.segment_min_index:
+                core.segment_min_index = batch.first_index
+            core.segment_max_index = max(core.segment_max_index, batch.first_index + batch.count - 1)
+        batch = batch.next
+    core.offset = offset
+    return 0
+
+
+cdef int _sync_group(LogCore* core) noexcept nogil:
+    cdef int64_t now
+    if core.durability == DURABILITY_FSYNC:
+        return _sync(core)
+    if core.durability == DURABILITY_INTERVAL:
+        now = monotonic_us()
+        if core.unsynced_since_us == 0:
+            core.unsynced_since_us = now
+        elif now - core.unsynced_since_us >= core.interval_us:
+            return _sync(core)
+    return 0
+
+
+cdef void _fail_queue(LogCore* core, int error) noexcept nogil:
+    """All that is queued is not in the log (K4). Call with the mutex held."""
+    cdef Batch* batch
+    cdef Epoch* fresh = <Epoch*> calloc(1, sizeof(Epoch))
+    if fresh == NULL:
+        _poison(core, EIO, b"out of memory after a full disk")
+        return
+    fresh.references = 1
+    core.epoch.error = error
+    core.epoch.last_index = core.written_index
+    core.epoch.ended = 1
+    epoch_release(core.epoch)
+    core.epoch = fresh
+    while core.queue_first != NULL:
+        batch = core.queue_first
+        core.queue_first = batch.next
+        core.queued_bytes -= batch_memory(batch)
+        batch_release(batch)
+    core.queue_last = NULL
+    core.next_index = core.written_index + 1
+    cache_truncate(&core.cache, core.written_index)
+    core.no_space_count += 1
+
+
+cdef void _finish_group(LogCore* core, Group* group, bint synced) noexcept nogil:
+    """Take the group off the queue and move the indexes (K1). Call with the mutex held."""
+    cdef Batch* batch
+    cdef int i
+    cdef int64_t last = core.written_index
+    for i in range(group.count):
+        batch = core.queue_first
+        core.queue_first = batch.next
+        core.queued_bytes -= batch_memory(batch)
+        core.bytes_written += group.sizes[i]
+        if batch.kind == ENTRY_REPLICATE:
+            last = batch.first_index + batch.count - 1
+        batch_release(batch)
+    if core.queue_first == NULL:
+        core.queue_last = NULL
+    core.written_index = last
+    if synced:
+        core.durable_index = last
+    core.groups += 1
+    core.batches_written += group.count
+    cache_trim(&core.cache, core.written_index)
+
+
+cdef void _announce(LogCore* core) noexcept nogil:
+    """Wake those who wait. Call with the mutex held."""
+    cdef uint64_t one = 1
+    if core.sync_waiters:
+        pthread_cond_broadcast(&core.progress)
+    if core.async_waiters and core.event_fd >= 0:
+        core.async_waiters = 0          # told once; the event loop asks again if it still waits
+        c_write(core.event_fd, &one, 8)
+
+
+cdef void core_pump(LogCore* core) noexcept nogil:
+    cdef Group group
+    cdef int64_t status
+    cdef int synced
+    cdef bint wrote
+    pthread_mutex_lock(&core.mutex)
+    if core.pumping:
+        pthread_mutex_unlock(&core.mutex)
+        return
+    core.pumping = True
+    while core.queue_first != NULL and core.poison_errno == 0:
+        _take_group(core, &group)
+        pthread_mutex_unlock(&core.mutex)
+        status = _write_group(core, &group)
+        wrote = status == 0
+        synced = 0
+        if wrote:
+            synced = _sync_group(core)
+        pthread_mutex_lock(&core.mutex)
+        if not wrote:
+            if _is_no_space(status):
+                _fail_queue(core, <int> -status)
+            else:
+                _poison(core, <int> -status, b"a write failed")
+        elif synced < 0:
+            _poison(core, -synced, b"a sync failed")
+        else:
+            _finish_group(core, &group, core.unsynced_since_us == 0 and core.durability != DURABILITY_OS)
+        _announce(core)
+    core.pumping = False
+    if core.poison_errno:
+        _announce(core)
+    if core.sync_waiters:
+        pthread_cond_broadcast(&core.progress)      # somebody may have to pump now
+    pthread_mutex_unlock(&core.mutex)
+
+
+# -- the pool ----------------------------------------------------------------------------------------------------------
+cdef struct Pool:
+    pthread_mutex_t mutex
+    pthread_cond_t ready
+    LogCore* first
+    LogCore* last
+    int threads
+    int idle
+    int threads_max
+    int64_t fork_generation
+
+cdef Pool POOL
+memset(&POOL, 0, sizeof(Pool))
+pthread_mutex_init(&POOL.mutex, NULL)
+pthread_cond_init(&POOL.ready, NULL)
+POOL.threads_max = 4
+
+
+cdef void _after_fork() noexcept nogil:
+    """In the child none of the pool's threads lives, and no log of the parent's may be written."""
+    POOL.fork_generation += 1
+    pthread_mutex_init(&POOL.mutex, NULL)
+    pthread_cond_init(&POOL.ready, NULL)
+    POOL.first = NULL
+    POOL.last = NULL
+    POOL.threads = 0
+    POOL.idle = 0
+
+
+pthread_atfork(NULL, NULL, _after_fork)
+
+
+cdef int64_t core_fork_generation() noexcept nogil:
+    return POOL.fork_generation
+
+
+cdef void core_schedule(LogCore* core) noexcept nogil:
+    cdef pthread_t thread
+    if core.scheduled:
+        return
+    core.scheduled = True
+    core_retain(core)
+    pthread_mutex_lock(&POOL.mutex)
+    core.pool_next = NULL
+    if POOL.last == NULL:
+        POOL.first = core
+    else:
+        POOL.last.pool_next = core
+    POOL.last = core
+    if POOL.idle:
+        pthread_cond_signal(&POOL.ready)
+    elif POOL.threads < POOL.threads_max and pthread_create(&thread, NULL, _pool_thread, NULL) == 0:
+        pthread_detach(thread)
+        POOL.threads += 1
+    pthread_mutex_unlock(&POOL.mutex)
+
+
+cdef void* _pool_thread(void* nothing) noexcept nogil:
+    cdef LogCore* core
+    while True:
+        pthread_mutex_lock(&POOL.mutex)
+        while POOL.first == NULL:
+            POOL.idle += 1
+            pthread_cond_wait(&POOL.ready, &POOL.mutex)
+            POOL.idle -= 1
+        core = POOL.first
+        POOL.first = core.pool_next
+        if POOL.first == NULL:
+            POOL.last = NULL
+        pthread_mutex_unlock(&POOL.mutex)
+        _serve(core)
+        core_release(core)
+    return NULL
+
+
+cdef void _serve(LogCore* core) noexcept nogil:
+    """Write what the log has queued, after waiting a moment for more; then let go of it."""
+    cdef timespec until
+    pthread_mutex_lock(&core.mutex)
+    while core.queue_first != NULL and core.poison_errno == 0:
+        if not core.urgent and not core.closing and core.queued_bytes < LINGER_BYTES:
+            until = timespec_of(monotonic_us() + LINGER_US)
+            pthread_cond_timedwait(&core.work, &core.mutex, &until)
+        if core.pumping:
+            # Somebody who waits pumps, and goes on until the queue is empty.
+            break
+        core.urgent = False
+        pthread_mutex_unlock(&core.mutex)
+        core_pump(core)
+        pthread_mutex_lock(&core.mutex)
+    core.scheduled = False
+    pthread_mutex_unlock(&core.mutex)
+    _sync_late(core)
+
+
+cdef void _sync_late(LogCore* core) noexcept nogil:
+    """DURABILITY_INTERVAL: what the last group left unsynced is synced when its time comes, by the thread at hand."""
+    cdef timespec until
+    cdef int64_t due
+    cdef int status
+    if core.durability != DURABILITY_INTERVAL:
+        return
+    pthread_mutex_lock(&core.mutex)
+    while core.unsynced_since_us and core.poison_errno == 0 and not core.closing:
+        due = core.unsynced_since_us + core.interval_us
+        if monotonic_us() < due:
+            until = timespec_of(due)
+            pthread_cond_timedwait(&core.work, &core.mutex, &until)
+            continue
+        if core.pumping or core.fd < 0:
+            break
+        core.pumping = True
+        pthread_mutex_unlock(&core.mutex)
+        status = _sync(core)
+        pthread_mutex_lock(&core.mutex)
+        core.pumping = False
+        if status < 0:
+            _poison(core, -status, b"a sync failed")
+        else:
+            core.durable_index = core.written_index
+        _announce(core)
+        if core.sync_waiters:
+            pthread_cond_broadcast(&core.progress)
+        if core.queue_first != NULL:
+            core_schedule(core)         # what came meanwhile found somebody at work and left
+    pthread_mutex_unlock(&core.mutex)
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t last_index, int64_t deadline_us) noexcept nogil:
+    """Until the operation is acknowledged or failed, or the deadline (monotonic) has passed; pumps if nobody does."""
+    cdef TokenState state
+    cdef timespec until = timespec_of(deadline_us)
+    pthread_mutex_lock(&core.mutex)
+    while True:
+        state = core_token_state(core, epoch, last_index)
+        if state != TOKEN_PENDING:
+            break
+        if not core.pumping and core.queue_first != NULL:
+            pthread_mutex_unlock(&core.mutex)
+            core_pump(core)
+            pthread_mutex_lock(&core.mutex)
+            continue
+        if monotonic_us() >= deadline_us:
+            break
+        core.sync_waiters += 1
+        pthread_cond_timedwait(&core.progress, &core.mutex, &until)
+        core.sync_waiters -= 1
+    pthread_mutex_unlock(&core.mutex)
+    return state
+
+
+cdef int core_close(LogCore* core, bint seal) noexcept nogil:
+    """Write what is queued, sync, and (seal) close the segment with a footer. 0 or -errno. Call once."""
+    cdef int status = 0
+    pthread_mutex_lock(&core.mutex)
+    core.closing = True
+    pthread_cond_signal(&core.work)
+    while core.pumping:
+        core.sync_waiters += 1
+        pthread_cond_wait(&core.progress, &core.mutex)
+        core.sync_waiters -= 1
+    pthread_mutex_unlock(&core.mutex)
+    core_pump(core)
+    pthread_mutex_lock(&core.mutex)
+    while core.pumping:
+        core.sync_waiters += 1
+        pthread_cond_wait(&core.progress, &core.mutex)
+        core.sync_waiters -= 1
+    core.pumping = True             # for good: nobody writes any more
+    if core.fd >= 0 and core.poison_errno == 0:
+        if seal and core.segment_entries:
+            status = _close_segment(core)
+        elif core.durability != DURABILITY_OS:
+            status = _sync(core)
+        if status < 0:
+            _poison(core, -status, b"closing the segment failed")
+        elif core.durability != DURABILITY_OS:
+            core.durable_index = core.written_index
+    _flush_index(core)
+    if core.fd >= 0:
+        core.ops.close(core.disk, core.fd)
+        core.fd = -1
+    if core.index_fd >= 0:
+        core.ops.close(core.disk, core.index_fd)
+        core.index_fd = -1
+    _announce(core)
+    pthread_cond_broadcast(&core.progress)
+    pthread_mutex_unlock(&core.mutex)
+    return status
+
+
+# -- making one --------------------------------------------------------------------------------------------------------
+cdef LogCore* core_new(const DiskOps* ops, void* disk, const char* directory) noexcept nogil:
+    """A core with one reference and nothing set but what is given; NULL: out of memory."""
+    cdef pthread_condattr_t attributes
+    cdef LogCore* core = <LogCore*> calloc(1, sizeof(LogCore))
+    if core == NULL:
+        return NULL
+    core.references = 1
+    core.fd = -1
+    core.index_fd = -1
+    core.event_fd = -1
+    core.ops = ops
+    core.disk = disk
+    core.fork_generation = POOL.fork_generation
+    core.directory = strdup(directory)
+    core.epoch = <Epoch*> calloc(1, sizeof(Epoch))
+    pthread_mutex_init(&core.mutex, NULL)
+    pthread_condattr_init(&attributes)
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+    pthread_cond_init(&core.progress, &attributes)
+    pthread_cond_init(&core.work, &attributes)
+    if core.directory == NULL or core.epoch == NULL:
+        core_release(core)
+        return NULL
+    core.epoch.references = 1
+    return core
+
+
+def pool_threads():
+    """(native threads of the pool, of those idle)."""
+    return POOL.threads, POOL.idle

@@ -1,0 +1,632 @@
+"""Python's handle on a log's writing half: encoding entries, tokens, waiting. The work is in log_core.pyx.
+
+User entries are NO_OP REPLICATEs whose payload travels in NoOpRequestPB.payload_for_tests (field 1; present, even if empty, it
+marks a user's entry), so that real tools print them and a real server replays them as nothing. An entry is encoded once, here.
+"""
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.ref cimport PyObject
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, strerror
+
+from kudu_storage._native.cursor cimport Cursor, Field, cursor_left, cursor_of, read_field
+from kudu_storage._native.disk cimport Disk
+from kudu_storage._native.entry cimport ENTRY_COMMIT, ENTRY_REPLICATE, OP_NO_OP, LogEntry, next_entry
+from kudu_storage._native.log_batch cimport (
+    ENTRY_HEADER_BYTES, Batch, Epoch, batch_new, batch_release, epoch_release, kudu_add,
+)
+from kudu_storage._native.log_cache cimport cache_find, cache_init
+from kudu_storage._native.log_core cimport (
+    APPEND_CLOSED, APPEND_FULL, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_DONE, TOKEN_NO_SPACE, TOKEN_PENDING,
+    TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
+    core_new, core_pump, core_release, core_retain, core_schedule, core_token_state, core_wait,
+)
+from kudu_storage._native.posix cimport (
+    monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock, realtime_us,
+)
+from kudu_storage._native.segment cimport BatchChunk
+from kudu_storage._native.wire cimport put_bytes, put_fixed64, put_varint, varint_size
+
+from kudu_storage._native import codec as _codec
+from kudu_storage._native import lz4 as _lz4
+from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX
+from kudu_storage.common.opid import OpId
+from kudu_storage.errors import (
+    BadFormat, InternalError, InvalidArgument, LogBackpressure, LogClosed, LogPoisoned, NoSpace, WaitTimeout,
+)
+
+cdef enum:
+    NOOP_FIELD = 999
+    WAIT_SLICE_US = 100000          # how long a wait may hold up Ctrl-C
+
+cdef size_t BATCH_BYTES_MAX = ENTRY_BATCH_BYTES_MAX
+
+
+# -- encoding ----------------------------------------------------------------------------------------------------------
+# LogEntryBatchPB { entry: LogEntryPB { type: REPLICATE, replicate: ReplicateMsg {
+#     id { term, index } timestamp op_type: NO_OP noop_request { payload } } } }
+cdef inline size_t _id_size(int64_t term, int64_t index) noexcept nogil:
+    return 2 + varint_size(<uint64_t> term) + varint_size(<uint64_t> index)
+
+
+cdef inline size_t _noop_size(size_t payload) noexcept nogil:
+    return 1 + varint_size(payload) + payload
+
+
+cdef inline size_t _message_size(size_t id_size, size_t noop) noexcept nogil:
+    return 2 + id_size + 9 + 2 + 2 + varint_size(noop) + noop
+
+
+cdef inline size_t _entry_size(size_t message) noexcept nogil:
+    return 2 + 1 + varint_size(message) + message
+
+
+cdef inline uint8_t* _put_entry(uint8_t* out, int64_t term, int64_t index, uint64_t timestamp, const uint8_t* payload,
+                                size_t size) noexcept nogil:
+    cdef size_t id_size = _id_size(term, index)
+    cdef size_t noop = _noop_size(size)
+    cdef size_t message = _message_size(id_size, noop)
+    out[0] = 0x0A                                           # entry
+    out = put_varint(out + 1, _entry_size(message))
+    out[0] = 0x08                                           # type
+    out[1] = ENTRY_REPLICATE
+    out[2] = 0x12                                           # replicate
+    out = put_varint(out + 3, message)
+    out[0] = 0x0A                                           # id
+    out[1] = <uint8_t> id_size
+    out[2] = 0x08
+    out = put_varint(out + 3, <uint64_t> term)
+    out[0] = 0x10
+    out = put_varint(out + 1, <uint64_t> index)
+    out[0] = 0x11                                           # timestamp
+    out = put_fixed64(out + 1, timestamp)
+    out[0] = 0x20                                           # op_type
+    out[1] = OP_NO_OP
+    out[2] = 0xBA                                           # noop_request = 999, wire type 2
+    out[3] = 0x3E
+    out = put_varint(out + 4, noop)
+    out[0] = 0x0A                                           # payload_for_tests
+    out = put_varint(out + 1, size)
+    return put_bytes(out, payload, size)
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+cdef class Append:
+    """What append() returns: the operations' ids, and when they are acknowledged. Any thread may wait; any loop may await."""
+    cdef LogWriter writer
+    cdef Epoch* epoch
+    cdef readonly int64_t first_index
+    cdef readonly int64_t last_index
+    cdef readonly int64_t term
+
+    def __dealloc__(self):
+        epoch_release(self.epoch)
+
+    @property
+    def first(self):
+        """OpId of the first entry."""
+        return OpId(self.term, self.first_index)
+
+    @property
+    def last(self):
+        """OpId of the last entry."""
+        return OpId(self.term, self.last_index)
+
+    @property
+    def done(self):
+        """Whether it is acknowledged: durable as the log's durability says. Raises what wait() would."""
+        return self._settle(self._state())
+
+    def wait(self, timeout=None):
+        """Until acknowledged. Returns self.
+
+        Args:
+            timeout: seconds; None: for ever.
+        Raises:
+            WaitTimeout: it may still be acknowledged later. NoSpace: it is not in the log. LogPoisoned: unknown.
+        """
+        cdef int64_t deadline, slice_end
+        cdef TokenState state
+        cdef LogCore* core = self.writer.core
+        if core.fork_generation != core_fork_generation():
+            raise LogClosed("the log was opened before a fork")
+        deadline = 0x7FFFFFFFFFFFFFFF if timeout is None else monotonic_us() + <int64_t> (max(timeout, 0) * 1e6)
+        while True:
+            slice_end = min(deadline, monotonic_us() + WAIT_SLICE_US)
+            with nogil:
+                state = core_wait(core, self.epoch, self.last_index, slice_end)
+            if self._settle(state):
+                return self
+            PyErr_CheckSignals()
+            if monotonic_us() >= deadline:
+                raise WaitTimeout(f"operation {self.last} is not acknowledged after {timeout} s",
+                                  advice="wait again: it may still be")
+
+    def __await__(self):
+        if self._settle(self._state()):
+            return self
+        yield from self.writer.wait_async(self).__await__()
+        return self
+
+    cdef TokenState _state(self) noexcept:
+        cdef TokenState state
+        pthread_mutex_lock(&self.writer.core.mutex)
+        state = core_token_state(self.writer.core, self.epoch, self.last_index)
+        pthread_mutex_unlock(&self.writer.core.mutex)
+        return state
+
+    cdef bint _settle(self, TokenState state) except -1:
+        if state == TOKEN_DONE:
+            return True
+        if state == TOKEN_NO_SPACE:
+            raise NoSpace(f"no space for operation {self.last}: {_words(self.epoch.error)}", path=self.writer.path,
+                          intact=f"the log holds everything up to index {self.epoch.last_index}",
+                          advice="free space and append again")
+        if state == TOKEN_POISONED:
+            raise self.writer.poisoned()
+        return False
+
+    def __repr__(self):
+        return f"<Append {self.first}..{self.last}>"
+
+
+cdef str _words(int error):
+    return (<bytes> strerror(error)).decode("ascii", "replace")
+
+
+# -- the writer --------------------------------------------------------------------------------------------------------
+cdef class LogWriter:
+    """The one writer of a log's folder. Threads may share it: the GIL and the core's mutex serialise appends.
+
+    Args:
+        path: the folder, which exists.
+        header_before, header_after: LogSegmentHeaderPB, serialised, before and after its sequence_number.
+        codec: kudu.CompressionType number.
+        durability: 0 fsync, 1 os, 2 interval.
+        interval_s: for durability 2.
+        segment_bytes: at which a segment is closed.
+        queued_bytes_max: bound of what is not written yet.
+        cache_bytes_max: bound of the cache.
+        sequence: number of the last segment that exists.
+        term, next_index: where the log goes on.
+        disk: the file system.
+    """
+    cdef LogCore* core
+    cdef Disk disk
+    cdef readonly str path
+    cdef object waiters             # what wait_async gives its futures to; set by the room above
+    cdef public object waiter_factory       # makes them when the first token is awaited
+    cdef bint compresses_here
+    cdef bint closed
+
+    def __cinit__(self, str path not None, *, bytes header_before not None, bytes header_after not None, int codec=1,
+                  int durability=0, double interval_s=0.05, int64_t segment_bytes=8 << 20,
+                  size_t queued_bytes_max=4 << 20, size_t cache_bytes_max=16 << 20, int64_t sequence=0, int64_t term=1,
+                  int64_t next_index=1, uint64_t last_timestamp=0, Disk disk not None=Disk()):
+        cdef bytes encoded = path.encode("utf-8", "surrogateescape")
+        self.path = path
+        self.disk = disk
+        self.core = core_new(disk.ops, disk.context, PyBytes_AS_STRING(encoded))
+        if self.core == NULL:
+            raise MemoryError()
+        self.core.header_before = <uint8_t*> malloc(len(header_before) + 1)
+        self.core.header_after = <uint8_t*> malloc(len(header_after) + 1)
+        if self.core.header_before == NULL or self.core.header_after == NULL:
+            raise MemoryError()
+        memcpy(self.core.header_before, PyBytes_AS_STRING(header_before), len(header_before))
+        memcpy(self.core.header_after, PyBytes_AS_STRING(header_after), len(header_after))
+        self.core.header_before_bytes = len(header_before)
+        self.core.header_after_bytes = len(header_after)
+        self.core.codec = codec
+        self.core.durability = <Durability> durability
+        self.core.interval_us = <int64_t> (interval_s * 1e6)
+        self.core.segment_bytes = segment_bytes
+        self.core.queued_bytes_max = queued_bytes_max
+        self.core.sequence = sequence
+        self.core.term = term
+        self.core.next_index = next_index
+        self.core.written_index = next_index - 1
+        self.core.durable_index = next_index - 1
+        self.core.last_timestamp = last_timestamp
+        cache_init(&self.core.cache, cache_bytes_max)
+        # Snappy and zlib (and LZ4 without its C entry points) need the GIL, which the pool's threads must not wait for.
+        self.compresses_here = codec > 1 and not (codec == 3 and _lz4.engine() == "lz4 wheel, native")
+
+    def __dealloc__(self):
+        if self.core != NULL:
+            core_release(self.core)
+
+    # -- appending -------------------------------------------------------------------------------------------------
+    def append_many(self, list payloads not None):
+        """Queue opaque entries as one batch. Returns an Append at once; never blocks on the disk.
+
+        Raises:
+            LogBackpressure, LogPoisoned, LogClosed, InvalidArgument (too large, or no entry).
+        """
+        cdef Py_ssize_t i, count = PyList_GET_SIZE(payloads)
+        cdef size_t body = 0, message
+        cdef int64_t index
+        cdef uint64_t timestamp
+        cdef Batch* batch
+        cdef uint8_t* out
+        cdef object payload
+        cdef list held = payloads
+        if count == 0:
+            raise InvalidArgument("a batch has at least one entry")
+        for i in range(count):
+            if not PyBytes_CheckExact(<object> PyList_GET_ITEM(held, i)):
+                held = [p if type(p) is bytes else bytes(memoryview(p)) for p in payloads]
+                break
+        self._check_usable()
+        index = self.core.next_index        # only appends change it, and they hold the GIL; NoSpace may lower it (below)
+        for i in range(count):
+            payload = <object> PyList_GET_ITEM(held, i)
+            message = _message_size(_id_size(self.core.term, index + i), _noop_size(<size_t> PyBytes_GET_SIZE(payload)))
+            body += 1 + varint_size(_entry_size(message)) + _entry_size(message)
+        if body > BATCH_BYTES_MAX:
+            raise InvalidArgument(f"a batch of {body} bytes is above the limit of {BATCH_BYTES_MAX}",
+                                  advice="several smaller batches")
+        batch = batch_new(body)
+        if batch == NULL:
+            raise MemoryError()
+        timestamp = self._next_timestamp()
+        out = batch.bytes + ENTRY_HEADER_BYTES
+        for i in range(count):
+            payload = <object> PyList_GET_ITEM(held, i)
+            out = _put_entry(out, self.core.term, index + i, timestamp, <const uint8_t*> PyBytes_AS_STRING(payload),
+                             <size_t> PyBytes_GET_SIZE(payload))
+        batch.first_index = index
+        batch.term = self.core.term
+        batch.count = <int32_t> count
+        batch.kind = ENTRY_REPLICATE
+        return self._queue(batch)
+
+    def append_entries(self, bytes body not None):
+        """Queue a serialised LogEntryBatchPB as it is: all REPLICATEs, the first at the next index, or all COMMITs.
+
+        Raises:
+            BadFormat: not parsable, kinds mixed, an index that is not the next one. As append_many().
+        """
+        cdef Batch* batch
+        cdef Cursor cursor = cursor_of(<const uint8_t*> PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        cdef LogEntry entry
+        cdef int status, kind = 0, count = 0
+        cdef int64_t first = 0, term = 0
+        self._check_usable()
+        if len(body) > BATCH_BYTES_MAX:
+            raise InvalidArgument(f"a batch of {len(body)} bytes is above the limit of {BATCH_BYTES_MAX}")
+        while True:
+            status = next_entry(&cursor, &entry)
+            if status == 0:
+                break
+            if status < 0:
+                raise BadFormat("a log entry batch cannot be parsed")
+            if kind and entry.type != kind:
+                raise BadFormat("a batch holds one kind of entry", advice="REPLICATEs and COMMITs apart")
+            kind = entry.type
+            if kind == ENTRY_REPLICATE and entry.index != self.core.next_index + count:
+                raise BadFormat(f"an entry has index {entry.index}, the next one is {self.core.next_index + count}")
+            if kind == ENTRY_REPLICATE and entry.term < max(term, self.core.term):
+                raise BadFormat(f"an entry of term {entry.term} comes after one of term {max(term, self.core.term)}")
+            first = first or entry.index
+            term = entry.term
+            count += 1
+        if count == 0:
+            raise InvalidArgument("a batch has at least one entry")
+        batch = batch_new(<size_t> len(body))
+        if batch == NULL:
+            raise MemoryError()
+        memcpy(batch.bytes + ENTRY_HEADER_BYTES, PyBytes_AS_STRING(body), len(body))
+        batch.first_index = first if kind == ENTRY_REPLICATE else self.core.next_index - 1
+        batch.term = term
+        batch.count = count
+        batch.kind = kind
+        return self._queue(batch)
+
+    cdef Append _queue(self, Batch* batch):
+        """Takes over the batch's reference."""
+        cdef Append token = Append.__new__(Append)
+        cdef AppendStatus status
+        if self.compresses_here:
+            try:
+                self._compress(batch)
+            except BaseException:
+                batch_release(batch)
+                raise
+        token.writer = self
+        token.first_index = batch.first_index
+        token.last_index = batch.first_index + batch.count - 1 if batch.kind == ENTRY_REPLICATE else batch.first_index
+        token.term = batch.term
+        pthread_mutex_lock(&self.core.mutex)
+        if batch.kind == ENTRY_REPLICATE and batch.first_index != self.core.next_index:
+            # The disk was full a moment ago and indexes were taken back while this batch was encoded.
+            status = APPEND_FULL
+        else:
+            status = core_append(self.core, batch, True)
+            token.epoch = self.core.epoch
+            kudu_add(&token.epoch.references, 1)
+        pthread_mutex_unlock(&self.core.mutex)
+        if status == APPEND_OK:
+            return token
+        batch_release(batch)
+        if status == APPEND_FULL:
+            raise LogBackpressure(f"{self.core.queued_bytes} bytes are queued, the bound is {self.core.queued_bytes_max}",
+                                  path=self.path, advice="wait for an earlier append, or use a larger queue")
+        if status == APPEND_POISONED:
+            raise self.poisoned()
+        raise LogClosed("the log is closed", path=self.path)
+
+    cdef int _compress(self, Batch* batch) except -1:
+        cdef bytes packed = _codec.compress(
+            PyBytes_FromStringAndSize(<const char*> batch.bytes + ENTRY_HEADER_BYTES, batch.body_bytes), self.core.codec)
+        batch.stored = <uint8_t*> malloc(ENTRY_HEADER_BYTES + <size_t> len(packed))
+        if batch.stored == NULL:
+            raise MemoryError()
+        memcpy(batch.stored + ENTRY_HEADER_BYTES, PyBytes_AS_STRING(packed), len(packed))
+        batch.stored_bytes = <size_t> len(packed)
+        return 0
+
+    cdef uint64_t _next_timestamp(self) noexcept:
+        """Hybrid time: now, but above the last one."""
+        cdef uint64_t now = (<uint64_t> realtime_us()) << 12
+        self.core.last_timestamp = max(now, self.core.last_timestamp + 1)
+        return self.core.last_timestamp
+
+    cdef int _check_usable(self) except -1:
+        if self.closed:
+            raise LogClosed("the log is closed", path=self.path)
+        if self.core.fork_generation != core_fork_generation():
+            raise LogClosed("the log was opened before a fork", path=self.path,
+                            advice="open the log in the process that uses it")
+        return 0
+
+    def poisoned(self):
+        """The error that stands for a poisoned log."""
+        what = (<bytes> self.core.poison_what).decode() if self.core.poison_what != NULL else "it was closed"
+        return LogPoisoned(f"{what}: {_words(self.core.poison_errno)}", path=self.path,
+                           intact=f"everything up to index {self.core.durable_index} is in the log",
+                           advice="reopen the log: only the disk knows what it holds")
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+    def set_async(self, int event_fd, waiters):
+        """Where to tell an event loop: an eventfd, and the object whose `wait(token)` coroutine waits on it."""
+        pthread_mutex_lock(&self.core.mutex)
+        self.core.event_fd = event_fd
+        pthread_mutex_unlock(&self.core.mutex)
+        self.waiters = waiters
+
+    def wait_async(self, Append token not None):
+        """A coroutine that ends when the token is settled."""
+        if self.waiters is None:
+            self.waiter_factory(self)           # calls set_async
+        return self.waiters.wait(token)
+
+    def arm(self, Append token not None):
+        """Ask for one word on the eventfd when a group ends; True: no need to wait, the token is settled."""
+        cdef TokenState state
+        pthread_mutex_lock(&self.core.mutex)
+        state = core_token_state(self.core, token.epoch, token.last_index)
+        if state == TOKEN_PENDING:
+            self.core.async_waiters = 1
+        pthread_mutex_unlock(&self.core.mutex)
+        return token._settle(state)
+
+    def hurry(self):
+        """Somebody waits: let the pool write now."""
+        pthread_mutex_lock(&self.core.mutex)
+        self.core.urgent = True
+        if self.core.queue_first != NULL:
+            core_schedule(self.core)
+        pthread_cond_signal(&self.core.work)
+        pthread_mutex_unlock(&self.core.mutex)
+
+    def pump(self):
+        """Write what is queued, in this thread."""
+        with nogil:
+            core_pump(self.core)
+
+    def flush(self, timeout=None):
+        """Until all that was appended is acknowledged. Raises as Append.wait()."""
+        cdef Append token = Append.__new__(Append)
+        token.writer = self
+        token.term = self.core.term
+        pthread_mutex_lock(&self.core.mutex)
+        token.first_index = token.last_index = self.core.next_index - 1
+        token.epoch = self.core.epoch
+        kudu_add(&token.epoch.references, 1)
+        pthread_mutex_unlock(&self.core.mutex)
+        token.wait(timeout)
+
+    def wait_written(self, int64_t index, timeout=None):
+        """Until the operation `index` is acknowledged, whoever appends it. Raises as Append.wait()."""
+        cdef Append token = Append.__new__(Append)
+        token.writer = self
+        token.term = self.core.term
+        token.first_index = token.last_index = index
+        pthread_mutex_lock(&self.core.mutex)
+        token.epoch = self.core.epoch
+        kudu_add(&token.epoch.references, 1)
+        pthread_mutex_unlock(&self.core.mutex)
+        token.wait(timeout)
+
+    def close(self, *, bint seal=True):
+        """Write and sync all that is queued and close the segment with a footer. Once; later calls do nothing.
+
+        Raises:
+            LogPoisoned: what was queued may not be in the log.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        if self.core.fork_generation != core_fork_generation():
+            return                  # the parent's log is the parent's
+        with nogil:
+            core_close(self.core, seal)
+        if self.core.poison_errno:
+            raise self.poisoned()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+    def cached(self, int64_t index):
+        """The batch that holds `index` as (LogEntryBatchPB bytes holder), or None: read it from disk."""
+        cdef Batch* batch
+        cdef CachedBatch found
+        pthread_mutex_lock(&self.core.mutex)
+        batch = cache_find(&self.core.cache, index)
+        pthread_mutex_unlock(&self.core.mutex)
+        if batch == NULL:
+            return None
+        found = CachedBatch.__new__(CachedBatch)
+        found.batch = batch
+        return found
+
+    @property
+    def state(self):
+        """A consistent view: next_index, written_index, durable_index, term, sequence and so on, by name."""
+        pthread_mutex_lock(&self.core.mutex)
+        try:
+            return {
+                "next_index": self.core.next_index, "written_index": self.core.written_index,
+                "durable_index": self.core.durable_index, "term": self.core.term, "sequence": self.core.sequence,
+                "offset": self.core.offset, "queued_bytes": self.core.queued_bytes,
+                "bytes_written": self.core.bytes_written, "groups": self.core.groups, "syncs": self.core.syncs,
+                "batches_written": self.core.batches_written, "no_space_count": self.core.no_space_count,
+                "cache_bytes": self.core.cache.bytes, "cache_bytes_max": self.core.cache.bytes_max,
+                "cache_hits": self.core.cache.hits, "cache_misses": self.core.cache.misses,
+                "poisoned": self.core.poison_errno != 0,
+            }
+        finally:
+            pthread_mutex_unlock(&self.core.mutex)
+
+    @property
+    def next_index(self):
+        return self.core.next_index
+
+    @property
+    def durable_index(self):
+        return self.core.durable_index
+
+    @property
+    def written_index(self):
+        return self.core.written_index
+
+    @property
+    def term(self):
+        return self.core.term
+
+    @term.setter
+    def term(self, int64_t value):
+        if value < self.core.term:
+            raise InvalidArgument(f"term {value} is below the log's term {self.core.term}")
+        self.core.term = value
+
+
+# -- entries -----------------------------------------------------------------------------------------------------------
+cdef class CachedBatch:
+    """A batch held by a reader."""
+    cdef Batch* batch
+
+    def __dealloc__(self):
+        if self.batch != NULL:
+            batch_release(self.batch)
+
+    @property
+    def last_index(self):
+        return self.batch.first_index + self.batch.count - 1
+
+    @property
+    def term(self):
+        return self.batch.term
+
+    def entries(self, int64_t from_index):
+        """Its entries from `from_index` on."""
+        return _entries(self, self.batch.bytes + ENTRY_HEADER_BYTES, self.batch.body_bytes, from_index)
+
+
+cdef class Entry:
+    """One REPLICATE of a log. A buffer: memoryview(entry) is its payload, without a copy."""
+    cdef object owner               # keeps the bytes
+    cdef const uint8_t* data
+    cdef Py_ssize_t size
+    cdef readonly int64_t index
+    cdef readonly int64_t term
+    cdef readonly uint64_t timestamp
+    cdef readonly int32_t op_type
+    cdef readonly bint is_user      # an opaque entry of append(): a NO_OP with a payload
+
+    @property
+    def op_id(self):
+        """OpId."""
+        return OpId(self.term, self.index)
+
+    @property
+    def payload(self):
+        """A memoryview of a user entry's payload, or of the operation's request. bytes() copies it."""
+        return memoryview(self)
+
+    def __bytes__(self):
+        return PyBytes_FromStringAndSize(<const char*> self.data, self.size)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, <void*> (self.data if self.data != NULL else <const uint8_t*> b""), self.size, 1, flags)
+
+    def __repr__(self):
+        return f"<Entry {self.term}.{self.index} {self.size} bytes>"
+
+
+cdef inline bint _payload_of(const LogEntry* entry, const uint8_t** data, Py_ssize_t* size) noexcept nogil:
+    """A NO_OP's payload; False: it has none, or is another operation (then its whole request is given)."""
+    cdef Cursor cursor
+    cdef Field field
+    data[0] = entry.request.data
+    size[0] = <Py_ssize_t> entry.request.size
+    if entry.op_type != OP_NO_OP or entry.request.data == NULL:
+        return False
+    cursor = cursor_of(entry.request.data, entry.request.size)
+    while cursor_left(&cursor):
+        if not read_field(&cursor, &field):
+            return False
+        if field.number == 1 and field.wire == 2:
+            data[0] = field.bytes.data
+            size[0] = <Py_ssize_t> field.bytes.size
+            return True
+    return False
+
+
+cdef list _entries(object owner, const uint8_t* body, size_t size, int64_t from_index):
+    cdef Cursor cursor = cursor_of(body, size)
+    cdef LogEntry entry
+    cdef Entry made
+    cdef int status
+    cdef list found = []
+    while True:
+        status = next_entry(&cursor, &entry)
+        if status == 0:
+            return found
+        if status < 0:
+            raise BadFormat("a log entry batch cannot be parsed")
+        if entry.type != ENTRY_REPLICATE or entry.index < from_index:
+            continue
+        made = Entry.__new__(Entry)
+        made.owner = owner
+        made.index = entry.index
+        made.term = entry.term
+        made.timestamp = entry.timestamp
+        made.op_type = entry.op_type
+        made.is_user = _payload_of(&entry, &made.data, &made.size)
+        found.append(made)
+
+
+def chunk_entries(BatchChunk chunk not None, int64_t from_index=1):
+    """The REPLICATEs of a chunk that the segment reader returned, from `from_index` on, as Entry objects."""
+    cdef list found = []
+    cdef Py_ssize_t i
+    for i in range(chunk.count):
+        found += _entries(chunk, chunk.data + chunk.batches[i].data_offset, chunk.batches[i].data_bytes, from_index)
+    return found
