@@ -1,5 +1,5 @@
-"""Kudu's dense log index: for each operation the segment and the batch that hold it. Read here, rebuilt, cut; the writer's
-native code fills it while it appends. Layout and rules: docs/formats/log_index.md.
+"""Kudu's dense log index: for each operation the segment and the batch that hold it. Read here, rebuilt, cut; the
+writer's native code fills it while it appends. Layout and rules: docs/formats/log_index.md.
 
 The index is a hint. It is never synced while the log is written, so after a crash a slot may be missing, old, or of an
 operation that was replaced since: whoever follows one compares the OpId that he finds there. Invariants:
@@ -7,8 +7,8 @@ operation that was replaced since: whoever follows one compares the OpId that he
  X2  A rebuilt chunk takes its name only when it is whole and on disk; until then the old one stays.
  X3  After rebuild() and clear_above() there is no slot of a replaced operation and none above the log's end.
 May not touch: segments other than by reading, the log's own list of them. Blocks on disk. rebuild(), clear_above() and
-remove_below() are for the one process that has the log open for writing; a writer's or reader's descriptors of chunks are
-stale afterwards (IndexReader.invalidate()).
+remove_below() are for the one process that has the log open for writing; a writer's or reader's descriptors of chunks
+are stale afterwards (IndexReader.invalidate()).
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kudu_storage.wal.reader import Segment
 
 SLOTS_PER_CHUNK: Final = 1_000_000
 CHUNK_BYTES: Final = SLOTS_PER_CHUNK * SLOT_BYTES
-# A chunk is 16 operations' worth of segments at least, so readers hop between two at most: one old, one at the tail.
+# A chunk is a million operations: readers that catch up and readers at the tail seldom need more than two at a time.
 _OPEN_CHUNKS_MAX: Final = 4
 _TEMPORARY_INFIX: Final = ".kudutmp."           # Kudu removes files with it when it starts
 _CHUNK_NAME: Final = re.compile(r"index\.([0-9]{9,18})\Z")
@@ -40,7 +40,7 @@ _INT64_MAX: Final = (1 << 63) - 1
 
 
 class IndexSlot(NamedTuple):
-    """Where an operation is said to be. offset: of the entry header of its batch, which can hold other operations too."""
+    """Where an operation is said to be. offset: of its batch's entry header; a batch can hold more than one."""
 
     term: int
     segment_sequence: int
@@ -79,7 +79,7 @@ class IndexReader:
         self._open: OrderedDict[int, int] = OrderedDict()       # chunk -> descriptor, the longest unused first
 
     def lookup(self, index: int) -> IndexSlot | None:
-        """The slot of an operation; None when the index does not know it. Raises InvalidArgument (negative), DiskError."""
+        """The slot of an operation; None when there is none. Raises InvalidArgument (a negative index), DiskError."""
         if index < 0:
             raise InvalidArgument(f"{index} is no index of an operation: it is negative")
         with self._lock:
@@ -148,9 +148,9 @@ def _slot(data: bytes) -> IndexSlot | None:
 def rebuild(directory: str | os.PathLike[str], segments: Iterable[Segment]) -> int:
     """Make the chunks in `directory` anew from the log's segments, in order; how many operations are in them.
 
-    The chunks are on disk, names included, on return; chunks that no operation needs are gone. Replaced operations get no
-    slot. Raises the typed error of a damaged segment, InvalidArgument (segments out of order), DiskError; then the old chunks
-    stay.
+    The chunks are on disk, names included, on return; chunks that no operation needs are gone. Replaced operations get
+    no slot. Raises the typed error of a damaged segment, InvalidArgument (segments out of order), NotFound, DiskError;
+    then the old chunks stay (DiskError: or some new ones are in place; each is right or absent).
     """
     folder = os.fspath(directory)
     _remove_leftovers(folder)
@@ -184,8 +184,8 @@ def _index_segment(segment: Segment, chunks: _NewChunks) -> None:
         if collector.malformed_offset is not None:
             if segment.malformed_status(collector.malformed_offset) == "torn_tail":
                 return
-            raise BadFormat("the entry batch passes its checksum but is no LogEntryBatchPB of REPLICATE and COMMIT entries",
-                            path=segment.path, segment=segment.sequence, offset=collector.malformed_offset)
+            raise BadFormat("the entry batch passes its checksum but is no LogEntryBatchPB of REPLICATE and COMMIT "
+                            "entries", path=segment.path, segment=segment.sequence, offset=collector.malformed_offset)
 
 
 @dataclass(slots=True)
@@ -251,7 +251,8 @@ class _NewChunks:
                 os.fsync(descriptor)
         unneeded = [chunk for chunk in list_chunks(self._folder) if chunk not in self._paths]
         for chunk in sorted(self._paths):
-            os.rename(self._paths.pop(chunk), os.path.join(self._folder, chunk_name(chunk)))
+            os.rename(self._paths[chunk], os.path.join(self._folder, chunk_name(chunk)))
+            del self._paths[chunk]
         for chunk in unneeded:
             os.unlink(os.path.join(self._folder, chunk_name(chunk)))
         sync_directory(self._folder)
@@ -266,11 +267,10 @@ class _NewChunks:
 
     def _cut(self, first: int) -> None:
         self.live.cut(first)
+        self._close()
         for chunk in [c for c in self._paths if c > chunk_of(first)]:
-            os.ftruncate(self._open(chunk), 0)
-            # Without a slot in it the file must not get a name.
-            self._close()
-            os.unlink(self._paths.pop(chunk))
+            os.unlink(self._paths[chunk])
+            del self._paths[chunk]
         if chunk_of(first) in self._paths:
             os.ftruncate(self._open(chunk_of(first)), slot_offset(first))
 
@@ -311,9 +311,9 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 # -- cutting -----------------------------------------------------------------------------------------------------------
 def clear_above(directory: str | os.PathLike[str], index: int) -> None:
-    """No slot above `index` is left, durably: for a log that was truncated. Raises InvalidArgument, NotFound, DiskError.
+    """No slot above `index` is left, durably: for a log that was truncated.
 
-    Chunks that lie wholly above it are removed, the last one first.
+    Chunks that lie wholly above it are removed, the last one first. Raises InvalidArgument, NotFound, DiskError.
     """
     if index < 0:
         raise InvalidArgument(f"{index} is no index of an operation: it is negative")
@@ -332,7 +332,7 @@ def clear_above(directory: str | os.PathLike[str], index: int) -> None:
 
 
 def _clear_chunk_from(path: str, offset: int) -> None:
-    """Zeros from `offset` on, by giving the space back. A file cut short by a crash between the two calls reads the same."""
+    """Zeros from `offset` on, by giving the space back. A file that a crash leaves cut short reads the same."""
     with _opened(path) as descriptor:
         if os.fstat(descriptor).st_size > offset:
             os.ftruncate(descriptor, offset)
@@ -341,7 +341,7 @@ def _clear_chunk_from(path: str, offset: int) -> None:
 
 
 def remove_below(directory: str | os.PathLike[str], first_kept_index: int) -> list[str]:
-    """Remove the chunks without any slot from `first_kept_index` on, as Kudu does after it collected segments; their names.
+    """Remove the chunks without any slot from `first_kept_index` on, as Kudu does after a collection; their names.
 
     Not synced: a chunk that comes back after a crash only says where things were. Raises NotFound, DiskError.
     """
