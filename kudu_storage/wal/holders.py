@@ -1,4 +1,4 @@
-"""Pure: who holds a log and what that keeps, as text tables and as JSON. Takes values, prints nothing, reads no clock."""
+"""Pure: who holds a log and what that keeps, as text and as JSON. Takes values, prints nothing, reads no clock."""
 from __future__ import annotations
 
 from collections.abc import Sequence
