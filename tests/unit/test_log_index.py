@@ -29,6 +29,7 @@ from kudu_storage.wal.log_index import (
     clear_above,
     list_chunks,
     rebuild,
+    refresh,
     remove_below,
 )
 from kudu_storage.wal.reader import Segment, list_segments, open_segment
@@ -135,13 +136,17 @@ def real_folders() -> list[Path]:
                   if path.parts[-5] != "damaged")
 
 
-@pytest.mark.parametrize("folder", real_folders(), ids=lambda path: "/".join((path.parts[-5], path.parts[-3], path.name[:4])))
+def case_name(folder: Path) -> str:
+    return "/".join((folder.parts[-4], folder.parts[-3], folder.name[:4]))
+
+
+@pytest.mark.parametrize("folder", real_folders(), ids=case_name)
 def test_a_rebuilt_index_is_the_one_that_the_real_server_wrote(folder: Path, tmp_path: Path) -> None:
     """Slot by slot, for operations that the segments still hold: of the stored chunks only the unused end is cut off.
 
     A server's chunk can have two kinds of slots beyond ours: those of operations whose segments were collected (a chunk
-    is removed only as a whole; s16 has some), and, where a log ends below operations that were replaced, those above its
-    end, which nobody clears (no stored log ends so; test_a_replaced_operation_and_all_above_it_leave_no_slot has ours).
+    is removed only as a whole; s16 has some), and, where a log ends below operations that were replaced, those above
+    its end, which nobody clears (no stored log ends so; test_a_replaced_operation_and_all_above_it_leave_no_slot).
     """
     count = rebuild_from(folder, tmp_path)
     ours, theirs = all_slots(tmp_path), chunk_slots(folder / "index.000000000")
@@ -362,6 +367,62 @@ def test_jumps_back_and_forth_over_the_edge_of_a_chunk_give_the_model_s_slots(
     assert rebuild_from(folder) == len(expected)
     assert all_slots(folder) == expected
     assert list_chunks(folder) == sorted({index // SLOTS_PER_CHUNK for index in expected})
+
+
+# -- the newest segments only ------------------------------------------------------------------------------------------
+def refresh_from(folder: Path, first: int) -> int:
+    with opened(folder) as segments:
+        return refresh(folder, [segment for segment in segments if segment.sequence >= first])
+
+
+def test_refreshing_writes_the_slots_of_the_newest_segments_into_the_chunks_that_are_there(tmp_path: Path) -> None:
+    expected = write_log(tmp_path, [ops((1, 1), (1, 2)), ops((1, 3)), ops((1, 4))])
+    rebuild_from(tmp_path)
+    clear_above(tmp_path, 2)
+    inode = (tmp_path / chunk_name(0)).stat().st_ino
+    assert refresh_from(tmp_path, 2) == 2
+    assert all_slots(tmp_path) == expected
+    assert (tmp_path / chunk_name(0)).stat().st_ino == inode
+
+
+def test_refreshing_makes_missing_chunks_of_the_right_size_and_leaves_older_operations_unknown(tmp_path: Path) -> None:
+    edge = SLOTS_PER_CHUNK
+    expected = write_log(tmp_path, [ops((1, edge - 2)), ops((1, edge - 1), (1, edge))])
+    assert refresh_from(tmp_path, 2) == 2
+    assert all_slots(tmp_path) == {index: slot for index, slot in expected.items() if slot[1] == 2}
+    assert [(tmp_path / chunk_name(chunk)).stat().st_size for chunk in (0, 1)] == [CHUNK_BYTES] * 2
+
+
+def test_refreshing_clears_what_the_newest_segments_replaced_and_what_is_above_their_end(tmp_path: Path) -> None:
+    edge = SLOTS_PER_CHUNK
+    older = ops(*[(1, edge + n) for n in range(-4, 3)])
+    expected = write_log(tmp_path, [older, ops((2, edge - 2), (2, edge - 1), (3, edge - 2))])
+    with opened(tmp_path) as segments:
+        rebuild(tmp_path, segments[:1])
+    assert refresh_from(tmp_path, 2) == 1
+    assert all_slots(tmp_path) == expected
+    assert list_chunks(tmp_path) == [0]
+
+
+def test_refreshing_from_segments_without_operations_changes_nothing(tmp_path: Path) -> None:
+    expected = write_log(tmp_path, [ops((1, 1)), [[commit(1, 1)]]])
+    rebuild_from(tmp_path)
+    assert refresh_from(tmp_path, 2) == 0
+    assert all_slots(tmp_path) == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 8))
+def test_an_index_of_the_older_segments_refreshed_from_the_newer_ones_is_the_whole_index(
+        tmp_path_factory: pytest.TempPathFactory, seed: int, older: int) -> None:
+    folder, log, expected = tmp_path_factory.mktemp("log"), random_log(seed), {}
+    for number, data in enumerate(log.segments, start=1):
+        (folder / f"wal-{number:09d}").write_bytes(data)
+        expected = apply(expected, data)
+    with opened(folder) as segments:
+        rebuild(folder, segments[:older])
+        refresh(folder, segments[older:])
+    assert all_slots(folder) == expected
 
 
 # -- reading what is not right -----------------------------------------------------------------------------------------
