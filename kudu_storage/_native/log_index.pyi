@@ -10,9 +10,9 @@ SLOT_BYTES: Final[int]
 class SlotCollector:
     """The index slots of the operations in one segment's batches.
 
-    take() gives those of a chunk: slots back to back, and the runs of consecutive indexes that they stand for, in the order
-    of the file. malformed_offset: of the first batch that passes its checksum and is no LogEntryBatchPB; what take()
-    returned then ends before it, and no further chunk can be taken.
+    take() gives those of a chunk: slots back to back, and the runs of consecutive indexes that they stand for, in the
+    order of the file; one thread at a time. malformed_offset: of the first batch that passes its checksum and is no
+    LogEntryBatchPB; what take() returned then ends before it, and no further chunk can be taken.
     """
 
     def __new__(cls, sequence: int) -> SlotCollector: ...

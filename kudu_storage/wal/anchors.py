@@ -6,8 +6,9 @@ An anchor at an index keeps the segments that hold that operation and all later 
  A3  `floor` never goes down.
 Safe from any thread; never blocks on disk. May not touch: files, segments, the rules of what may go (retention.py).
 
-Collection against late comers: it asks holders(), plans, then calls raise_floor() with the first index that it will keep.
-That either names the anchor that came between or makes every later register() below raise Collected. Only then files go.
+Collection against late comers: it asks holders(), plans, then calls raise_floor() with the first index that it will
+keep. That either names the anchor that came between or makes every later register() below raise Collected. Only then
+may files go.
 """
 from __future__ import annotations
 
@@ -116,7 +117,7 @@ class AnchorRegistry:
     def register(self, index: int, owner: str, *, kind: AnchorKind = "reader") -> Anchor:
         """Keep operations from `index` on until the anchor is released.
 
-        Raises InvalidArgument (a negative index, no owner, an unknown kind), Collected (below what the log still holds).
+        Raises InvalidArgument (a negative index, no owner, an unknown kind), Collected (the log does not hold it).
         """
         if not owner:
             raise InvalidArgument("an anchor needs an owner, or nobody can say who holds the log")

@@ -1,14 +1,14 @@
-"""Kudu's dense log index: for each operation the segment and the batch that hold it. Read here, rebuilt, cut; the writer's
-native code fills it while it appends. Layout and rules: docs/formats/log_index.md.
+"""Kudu's dense log index: for each operation the segment and the batch that hold it. Read here, rebuilt, cut; the
+writer's native code fills it while it appends. Layout and rules: docs/formats/log_index.md.
 
 The index is a hint. It is never synced while the log is written, so after a crash a slot may be missing, old, or of an
 operation that was replaced since: whoever follows one compares the OpId that he finds there. Invariants:
  X1  lookup() never raises for what a file holds or lacks: no file, a short one, an unused or absurd slot are all None.
  X2  A rebuilt chunk takes its name only when it is whole and on disk; until then the old one stays.
- X3  After rebuild() and clear_above() there is no slot of a replaced operation and none above the log's end.
-May not touch: segments other than by reading, the log's own list of them. Blocks on disk. rebuild(), clear_above() and
-remove_below() are for the one process that has the log open for writing; a writer's or reader's descriptors of chunks are
-stale afterwards (IndexReader.invalidate()).
+ X3  After rebuild(), refresh() and clear_above() there is no slot of a replaced operation and none above the log's end.
+May not touch: segments other than by reading, the log's own list of them. Blocks on disk. rebuild(), refresh(),
+clear_above() and remove_below() are for the one process that has the log open for writing; descriptors of chunks that a
+writer or a reader has are stale afterwards (IndexReader.invalidate()).
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kudu_storage.wal.reader import Segment
 
 SLOTS_PER_CHUNK: Final = 1_000_000
 CHUNK_BYTES: Final = SLOTS_PER_CHUNK * SLOT_BYTES
-# A chunk is 16 operations' worth of segments at least, so readers hop between two at most: one old, one at the tail.
+# A chunk is a million operations: readers that catch up and readers at the tail seldom need more than two at a time.
 _OPEN_CHUNKS_MAX: Final = 4
 _TEMPORARY_INFIX: Final = ".kudutmp."           # Kudu removes files with it when it starts
 _CHUNK_NAME: Final = re.compile(r"index\.([0-9]{9,18})\Z")
@@ -40,7 +40,7 @@ _INT64_MAX: Final = (1 << 63) - 1
 
 
 class IndexSlot(NamedTuple):
-    """Where an operation is said to be. offset: of the entry header of its batch, which can hold other operations too."""
+    """Where an operation is said to be. offset: of its batch's entry header; a batch can hold more than one."""
 
     term: int
     segment_sequence: int
@@ -79,7 +79,7 @@ class IndexReader:
         self._open: OrderedDict[int, int] = OrderedDict()       # chunk -> descriptor, the longest unused first
 
     def lookup(self, index: int) -> IndexSlot | None:
-        """The slot of an operation; None when the index does not know it. Raises InvalidArgument (negative), DiskError."""
+        """The slot of an operation; None when there is none. Raises InvalidArgument (a negative index), DiskError."""
         if index < 0:
             raise InvalidArgument(f"{index} is no index of an operation: it is negative")
         with self._lock:
@@ -148,21 +148,15 @@ def _slot(data: bytes) -> IndexSlot | None:
 def rebuild(directory: str | os.PathLike[str], segments: Iterable[Segment]) -> int:
     """Make the chunks in `directory` anew from the log's segments, in order; how many operations are in them.
 
-    The chunks are on disk, names included, on return; chunks that no operation needs are gone. Replaced operations get no
-    slot. Raises the typed error of a damaged segment, InvalidArgument (segments out of order), DiskError; then the old chunks
-    stay.
+    The chunks are on disk, names included, on return; chunks that no operation needs are gone. Replaced operations get
+    no slot. Raises the typed error of a damaged segment, InvalidArgument (segments out of order), NotFound, DiskError;
+    then the old chunks stay (DiskError: or some new ones are in place; each is right or absent).
     """
     folder = os.fspath(directory)
     _remove_leftovers(folder)
     chunks = _NewChunks(folder)
     try:
-        previous: int | None = None
-        for segment in segments:
-            if previous is not None and segment.sequence <= previous:
-                raise InvalidArgument(f"segment {segment.sequence} is listed behind segment {previous}",
-                                      path=segment.path)
-            previous = segment.sequence
-            _index_segment(segment, chunks)
+        _index_segments(segments, chunks)
         chunks.put_in_place()
     except OSError as error:
         if isinstance(error, DiskError | NotFound):
@@ -173,7 +167,38 @@ def rebuild(directory: str | os.PathLike[str], segments: Iterable[Segment]) -> i
     return chunks.live.count
 
 
-def _index_segment(segment: Segment, chunks: _NewChunks) -> None:
+def refresh(directory: str | os.PathLike[str], segments: Iterable[Segment]) -> int:
+    """Write the slots of the log's newest segments into the chunks that are there; how many operations have one now.
+
+    For opening after a crash, which may have lost slots of what was written last: older segments need not be read.
+    Works in place; not all slots written are synced (a lost one is only missing). Slots of what these segments replace,
+    and above their last operation, are gone on return; segments without operations change nothing. Raises as rebuild().
+    """
+    folder = os.fspath(directory)
+    chunks = _ChunksInPlace(folder)
+    try:
+        _index_segments(segments, chunks)
+        if chunks.live.end:
+            clear_above(folder, chunks.live.end - 1)
+    except OSError as error:
+        if isinstance(error, DiskError | NotFound):
+            raise
+        raise _disk_error("cannot bring the log index up to date", error, folder) from error
+    finally:
+        chunks.close()
+    return chunks.live.count
+
+
+def _index_segments(segments: Iterable[Segment], chunks: _Chunks) -> None:
+    previous: int | None = None
+    for segment in segments:
+        if previous is not None and segment.sequence <= previous:
+            raise InvalidArgument(f"segment {segment.sequence} is listed behind segment {previous}", path=segment.path)
+        previous = segment.sequence
+        _index_segment(segment, chunks)
+
+
+def _index_segment(segment: Segment, chunks: _Chunks) -> None:
     collector = SlotCollector(segment.sequence)
     for chunk in segment.scan():
         slots, runs = collector.take(chunk)
@@ -184,8 +209,8 @@ def _index_segment(segment: Segment, chunks: _NewChunks) -> None:
         if collector.malformed_offset is not None:
             if segment.malformed_status(collector.malformed_offset) == "torn_tail":
                 return
-            raise BadFormat("the entry batch passes its checksum but is no LogEntryBatchPB of REPLICATE and COMMIT entries",
-                            path=segment.path, segment=segment.sequence, offset=collector.malformed_offset)
+            raise BadFormat("the entry batch passes its checksum but is no LogEntryBatchPB of REPLICATE and COMMIT "
+                            "entries", path=segment.path, segment=segment.sequence, offset=collector.malformed_offset)
 
 
 @dataclass(slots=True)
@@ -224,14 +249,13 @@ class _Live:
             self.runs.append(_Run(first, end))
 
 
-class _NewChunks:
-    """Chunks being made under temporary names. Each file ends with its last slot until it is put in place."""
+class _Chunks:
+    """Chunks being written. One is open at a time: a log fills one after the other."""
 
     def __init__(self, folder: str) -> None:
         self.live = _Live()
         self._folder = folder
-        self._paths: dict[int, str] = {}            # chunk -> temporary file
-        self._current: tuple[int, int] | None = None    # (chunk, descriptor): the log fills one chunk after the other
+        self._current: tuple[int, int] | None = None    # (chunk, descriptor)
 
     def put(self, first: int, slots: memoryview) -> None:
         """Slots of consecutive operations. An operation at or below the last one replaces it and all above it."""
@@ -242,23 +266,71 @@ class _NewChunks:
         for index, part in _by_chunk(first, slots):
             _write_all(self._open(chunk_of(index)), part, slot_offset(index))
 
+    def close(self) -> None:
+        if self._current is not None:
+            descriptor = self._current[1]
+            self._current = None
+            os.close(descriptor)
+
+    def _open(self, chunk: int) -> int:
+        if self._current is None or self._current[0] != chunk:
+            self.close()
+            self._current = (chunk, self._open_file(chunk))
+        return self._current[1]
+
+    def _cut(self, first: int) -> None:
+        """No slot from `first` on is left."""
+        raise NotImplementedError
+
+    def _open_file(self, chunk: int) -> int:
+        """A descriptor of the chunk, which is made when it is not there."""
+        raise NotImplementedError
+
+
+class _ChunksInPlace(_Chunks):
+    """The log's own chunks."""
+
+    def _cut(self, first: int) -> None:
+        self.live.cut(first)
+        self.close()
+        clear_above(self._folder, first - 1)
+
+    def _open_file(self, chunk: int) -> int:
+        path = os.path.join(self._folder, chunk_name(chunk))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.ftruncate(descriptor, CHUNK_BYTES)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+class _NewChunks(_Chunks):
+    """Chunks being made under temporary names. Each file ends with its last slot until it is put in place."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self._paths: dict[int, str] = {}            # chunk -> temporary file
+
     def put_in_place(self) -> None:
         """Durable on return; chunks of the folder that were not made are removed."""
-        self._close()
+        self.close()
         for chunk in sorted(self._paths):
             with _opened(self._paths[chunk]) as descriptor:
                 os.ftruncate(descriptor, CHUNK_BYTES)
                 os.fsync(descriptor)
         unneeded = [chunk for chunk in list_chunks(self._folder) if chunk not in self._paths]
         for chunk in sorted(self._paths):
-            os.rename(self._paths.pop(chunk), os.path.join(self._folder, chunk_name(chunk)))
+            os.rename(self._paths[chunk], os.path.join(self._folder, chunk_name(chunk)))
+            del self._paths[chunk]
         for chunk in unneeded:
             os.unlink(os.path.join(self._folder, chunk_name(chunk)))
         sync_directory(self._folder)
 
     def discard(self) -> None:
         """Remove what was not put in place."""
-        self._close()
+        self.close()
         for path in self._paths.values():
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -266,31 +338,18 @@ class _NewChunks:
 
     def _cut(self, first: int) -> None:
         self.live.cut(first)
+        self.close()
         for chunk in [c for c in self._paths if c > chunk_of(first)]:
-            os.ftruncate(self._open(chunk), 0)
-            # Without a slot in it the file must not get a name.
-            self._close()
-            os.unlink(self._paths.pop(chunk))
+            os.unlink(self._paths[chunk])
+            del self._paths[chunk]
         if chunk_of(first) in self._paths:
             os.ftruncate(self._open(chunk_of(first)), slot_offset(first))
 
-    def _open(self, chunk: int) -> int:
-        if self._current is not None and self._current[0] == chunk:
-            return self._current[1]
-        self._close()
+    def _open_file(self, chunk: int) -> int:
         if chunk in self._paths:
-            descriptor = os.open(self._paths[chunk], os.O_RDWR | os.O_CLOEXEC)
-        else:
-            descriptor, self._paths[chunk] = tempfile.mkstemp(prefix=chunk_name(chunk) + _TEMPORARY_INFIX,
-                                                              dir=self._folder)
-        self._current = (chunk, descriptor)
+            return os.open(self._paths[chunk], os.O_RDWR | os.O_CLOEXEC)
+        descriptor, self._paths[chunk] = tempfile.mkstemp(prefix=chunk_name(chunk) + _TEMPORARY_INFIX, dir=self._folder)
         return descriptor
-
-    def _close(self) -> None:
-        if self._current is not None:
-            descriptor = self._current[1]
-            self._current = None
-            os.close(descriptor)
 
 
 def _by_chunk(first: int, slots: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -311,9 +370,9 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 # -- cutting -----------------------------------------------------------------------------------------------------------
 def clear_above(directory: str | os.PathLike[str], index: int) -> None:
-    """No slot above `index` is left, durably: for a log that was truncated. Raises InvalidArgument, NotFound, DiskError.
+    """No slot above `index` is left, durably: for a log that was truncated.
 
-    Chunks that lie wholly above it are removed, the last one first.
+    Chunks that lie wholly above it are removed, the last one first. Raises InvalidArgument, NotFound, DiskError.
     """
     if index < 0:
         raise InvalidArgument(f"{index} is no index of an operation: it is negative")
@@ -332,7 +391,7 @@ def clear_above(directory: str | os.PathLike[str], index: int) -> None:
 
 
 def _clear_chunk_from(path: str, offset: int) -> None:
-    """Zeros from `offset` on, by giving the space back. A file cut short by a crash between the two calls reads the same."""
+    """Zeros from `offset` on, by giving the space back. A file that a crash leaves cut short reads the same."""
     with _opened(path) as descriptor:
         if os.fstat(descriptor).st_size > offset:
             os.ftruncate(descriptor, offset)
@@ -341,7 +400,7 @@ def _clear_chunk_from(path: str, offset: int) -> None:
 
 
 def remove_below(directory: str | os.PathLike[str], first_kept_index: int) -> list[str]:
-    """Remove the chunks without any slot from `first_kept_index` on, as Kudu does after it collected segments; their names.
+    """Remove the chunks without any slot from `first_kept_index` on, as Kudu does after a collection; their names.
 
     Not synced: a chunk that comes back after a crash only says where things were. Raises NotFound, DiskError.
     """

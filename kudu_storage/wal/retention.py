@@ -2,15 +2,15 @@
 
 Invariants (W5 of the design):
  G1  Segments go only from the front, in order: what remains has no hole.
- G2  The segment being written never goes, nor one with the last durable operation or a later one: after a restart the log
-     must still know its end.
+ G2  The segment being written never goes, nor one with the last durable operation or a later one: after a restart the
+     log must still know its end.
  G3  A segment with an operation at or above an anchor never goes, whatever the bounds say.
  G4  A lagging reader holds a segment only while that one and all after it are at most `segments_max` segments and
      `lag_bytes_max` bytes. (Kudu's log_max_segments_to_retain bounds what is kept for peers, not what is anchored.)
  G5  A kept segment names all its reasons, not just the first; a removed one has none.
 
-Kudu's rules: consensus/log.cc (GetPrefixSizeToGC). Here anchors play the part of its index for durability, together with the
-last durable index; lagging readers that of its index for peers.
+Kudu's rules: consensus/log.cc (GetPrefixSizeToGC). Here anchors and the last durable index play the part of its index
+for durability, lagging readers that of its index for peers.
 """
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RetentionPolicy:
 @dataclass(frozen=True, slots=True)
 class SegmentFacts:
     """What is known of a segment. first_index, last_index: smallest and largest of its REPLICATEs, replaced ones too;
-    None when it has none (empty, or only COMMITs). closed_at_micros: since 1970; None when open, or when nobody knows."""
+    None when it has none (empty, or only COMMITs). closed_at_micros: since 1970; None when open or not known."""
 
     sequence: int
     first_index: int | None
@@ -62,8 +62,9 @@ class SegmentFacts:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a segment stays. holder: the anchor's owner, the reader's name, or what asks for it. index: the first operation
-    that the holder needs, where there is one. since: seconds since 1970, for anchors. detail: what else there is to say."""
+    """Why a segment stays. holder: the anchor's owner, the reader's name, or what asks for it. index: the first
+    operation that the holder needs, where there is one. since: seconds since 1970, for anchors. detail: what else there
+    is to say."""
 
     kind: ReasonKind
     holder: str
@@ -109,8 +110,8 @@ class KeptSegment:
 @dataclass(frozen=True, slots=True)
 class GcPlan:
     """remove: sequence numbers, oldest first, to be removed in that order. bytes: what that frees.
-    first_kept_index: smallest index that stays, for AnchorRegistry.raise_floor() before anything is removed; None when there
-    is no operation at all."""
+    first_kept_index: smallest index that stays, for AnchorRegistry.raise_floor() before anything is removed; None when
+    there is no operation at all."""
 
     remove: tuple[int, ...]
     bytes: int
@@ -156,8 +157,8 @@ def plan_gc(segments: Sequence[SegmentFacts], *, anchors: Sequence[AnchorInfo] =
     """Decide what to remove.
 
     segments: all of the log, by sequence number. anchors: all that are held (AnchorRegistry.holders()).
-    lagging_readers: name and next index of each reader or peer that is to be fed from the log as long as it stays within
-    the bounds; the operation before the next one counts as needed, because a peer is told what it follows.
+    lagging_readers: name and next index of each reader or peer that is to be fed from the log as long as it stays
+    within the bounds; the operation before the next one counts as needed, because a peer is told what it follows.
     durable_index: the last durable operation (of a replica: the last committed one; it and all later ones stay).
     Raises InvalidArgument.
     """
@@ -173,7 +174,7 @@ def plan_gc(segments: Sequence[SegmentFacts], *, anchors: Sequence[AnchorInfo] =
 
 
 def _first_kept_index(removed: Sequence[SegmentFacts], kept: Sequence[SegmentFacts]) -> int | None:
-    """Not the largest removed one plus one: operations that were replaced may have reached higher than what stays begins."""
+    """Not the largest removed one plus one: replaced operations may have reached above the first that stays."""
     first = min((s.first_index for s in kept if s.first_index is not None), default=None)
     if first is None:
         first = max((s.last_index + 1 for s in removed if s.last_index is not None), default=None)
@@ -202,7 +203,7 @@ class _Rules:
         ordered = sorted(anchors, key=lambda anchor: anchor.index)
         self.anchor_indexes = [anchor.index for anchor in ordered]
         # Shared by all segments that they hold: a log can have thousands of anchors.
-        self.anchor_reasons = [Reason("anchor", f"{a.kind} {a.owner}", a.index, a.since) for a in ordered]
+        self.anchor_reasons = [Reason("anchor", a.owner, a.index, a.since, f"of kind {a.kind}") for a in ordered]
         readers = sorted(lagging_readers, key=lambda reader: reader[1])
         self.reader_indexes = [next_index - 1 for _, next_index in readers]
         self.reader_reasons = [Reason("peer", name, next_index) for name, next_index in readers]
@@ -218,8 +219,8 @@ class _Rules:
         if segment.last_index is not None:
             reasons += self._index_reasons(segment.last_index, position)
         if len(self.segments) - position <= self.policy.segments_min:
-            reasons.append(Reason("minimum", "the policy",
-                                  detail=f"the newest {self.policy.segments_min} segments stay"))
+            newest = "segment stays" if self.policy.segments_min == 1 else f"{self.policy.segments_min} segments stay"
+            reasons.append(Reason("minimum", "the policy", detail=f"the newest {newest}"))
         return reasons + self._age_reasons(position)
 
     def _index_reasons(self, last_index: int, position: int) -> list[Reason]:
@@ -262,8 +263,8 @@ def _suffix_sums(sizes: Sequence[int]) -> list[int]:
 
 
 def _closed_at_the_latest(segments: Sequence[SegmentFacts]) -> list[int | None]:
-    """For each segment the time at which it was closed; where that is not known (a crash left it without a footer), the time
-    at which the next one was: it cannot have been later."""
+    """For each segment the time at which it was closed; where that is not known (a crash left it without a footer), the
+    time at which the next one was: it cannot have been later."""
     times: list[int | None] = []
     known: int | None = None
     for segment in reversed(segments):
