@@ -188,12 +188,12 @@ class DiskError(KuduStorageError, OSError):
         return KuduStorageError.__str__(self)
 
 
-# -- the log ---------------------------------------------------------------------------------------------------------------
+# -- the log -----------------------------------------------------------------------------------------------------------
 class LogError(KuduStorageError):
     """Base of what a log says about itself."""
 
     kind = "log"
-    fault = "caller"
+    fault: ClassVar[Fault] = "caller"
 
 
 class LogBackpressure(LogError):

@@ -27,7 +27,7 @@ from kudu_storage.wal.log_index import IndexReader, clear_above, remove_below
 from kudu_storage.wal.log_recovery import Recovered, recover
 from kudu_storage.wal.log_truncation import truncate_segments
 from kudu_storage.wal.reader import Segment, open_segment
-from kudu_storage.wal.retention import GcResult, RetentionPolicy, SegmentFacts, plan_gc
+from kudu_storage.wal.retention import GcPlan, GcResult, RetentionPolicy, SegmentFacts, plan_gc
 
 if TYPE_CHECKING:
     from kudu_storage.wal.log_waiters import LoopWaiters
@@ -375,10 +375,7 @@ class Log:
             written = state["written_index"]
             now = SegmentFacts(state["sequence"], None, None, state["offset"], None, True)
             segments = [*facts, now] if state["offset"] else facts
-            plan = plan_gc(segments, anchors=self.anchors.holders(), durable_index=written,
-                           now_micros=time.time_ns() // 1000, policy=self._settings["retention"])
-            if plan.remove and plan.first_kept_index is not None:
-                self.anchors.raise_floor(plan.first_kept_index)
+            plan = self._plan(segments, written)
             for sequence in plan.remove:
                 self._disk.unlink(self._segment_path(sequence))
                 self._segments = [f for f in self._segments if f.sequence != sequence]
@@ -388,6 +385,16 @@ class Log:
                     remove_below(self._path, plan.first_kept_index)
                     self._index.invalidate()
             return GcResult(len(plan.remove), plan.bytes, plan.blocked_by, plan.keep)
+
+    def _plan(self, segments: list[SegmentFacts], written: int) -> GcPlan:
+        """A plan that no anchor can be registered against any more."""
+        while True:
+            plan = plan_gc(segments, anchors=self.anchors.holders(), durable_index=written,
+                           now_micros=time.time_ns() // 1000, policy=self._settings["retention"])
+            if not plan.remove or plan.first_kept_index is None:
+                return plan
+            if self.anchors.raise_floor(plan.first_kept_index) is None:
+                return plan
 
     def truncate_after(self, index: int) -> None:
         """Remove all entries above `index`, durably on return; the next entry gets index + 1.
