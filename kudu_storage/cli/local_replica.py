@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kudu_storage.fs.roots import ServerRoots
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_MISSING = ("copy the file from another replica, or name its folder with --fs_metadata_dir")
+_MISSING = "copy the file from another replica, or name its folder with --fs_metadata_dir"
 
 
 def with_roots(command: _Command) -> _Command:
