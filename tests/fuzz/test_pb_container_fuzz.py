@@ -1,4 +1,4 @@
-"""Real metadata files cut at every byte and with every bit flipped: a typed error, never another and never other content.
+"""Real metadata files cut at every byte and with every bit flipped: a typed error, never another nor other content.
 
 Then files whose checksums are right and whose contents are not: those get past the checksums, so it is the parsers'
 turn to refuse them.
@@ -64,7 +64,7 @@ def test_every_cut_is_found_and_said_to_be_one(kind: str) -> None:
 
 
 @KINDS
-def test_a_single_message_cut_away_whole_is_missed(kind: str, tmp_path: Path) -> None:
+def test_that_the_one_message_is_cut_away_whole_is_noticed(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(container(split(real(kind))[0]))
     with pytest.raises(Truncated):
@@ -108,7 +108,8 @@ def mutated(data: bytes, seed: int) -> bytes:
 
 @KINDS
 @pytest.mark.parametrize("position", [0, 1])
-def test_nonsense_behind_right_checksums_prints_or_gives_a_typed_error(kind: str, position: int, tmp_path: Path) -> None:
+def test_nonsense_behind_right_checksums_prints_or_gives_a_typed_error(kind: str, position: int,
+                                                                       tmp_path: Path) -> None:
     bodies = split(real(kind))
     path = tmp_path / "file"
     refused = 0
@@ -126,7 +127,8 @@ def test_nonsense_behind_right_checksums_prints_or_gives_a_typed_error(kind: str
 
 @pytest.mark.parametrize(("kind", "read"), [(CMETA, consensus_metadata.read_consensus_metadata),
                                             (SUPERBLOCK, superblock.read_superblock)])
-def test_nonsense_behind_right_checksums_is_read_or_gives_a_typed_error(kind: str, read: object, tmp_path: Path) -> None:
+def test_nonsense_behind_right_checksums_is_read_or_gives_a_typed_error(kind: str, read: object,
+                                                                        tmp_path: Path) -> None:
     assert callable(read)
     bodies = split(real(kind))
     path = tmp_path / "file"

@@ -21,7 +21,8 @@ HEAVY = ("google", "pyarrow", "pandas", "polars", "numpy", "asyncio", "ssl", "lz
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "kudu_storage", *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "kudu_storage", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def modules_after(code: str) -> set[str]:

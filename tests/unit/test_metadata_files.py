@@ -130,7 +130,8 @@ def test_instance_is_written_and_read_again(tmp_path: Path) -> None:
 def test_a_server_with_encrypted_files_is_refused_by_name(tmp_path: Path, field: str) -> None:
     message: Any = message_class("kudu.InstanceMetadataPB")(uuid=UUID.encode(), format_stamp="x")
     if field == "tenants":
-        message.tenants.add(tenant_name="t", tenant_id=b"1", tenant_key=b"k", tenant_key_iv=b"i", tenant_key_version=b"v")
+        message.tenants.add(tenant_name="t", tenant_id=b"1", tenant_key=b"k", tenant_key_iv=b"i",
+                            tenant_key_version=b"v")
     else:
         setattr(message, field, b"k")
     write_single(tmp_path / "instance", message)

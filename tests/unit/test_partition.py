@@ -7,7 +7,7 @@ import pytest
 from containers import CMETA, SUPERBLOCK, metadata_files
 from hypothesis import given
 from hypothesis import strategies as st
-from truth import GOLDEN, truth_rows
+from truth import GOLDEN, json_cell, truth_rows
 
 from kudu_storage.bootstrap import replay
 from kudu_storage.common import types
@@ -18,7 +18,12 @@ from kudu_storage.fs.superblock import Superblock, read_superblock
 from kudu_storage.protos import message_class
 
 CASE = GOLDEN / "s06_partitioned"
-SUPERBLOCKS = {path.name: read_superblock(path) for path in metadata_files(SUPERBLOCK) if "s06_partitioned" in path.parts}
+SUPERBLOCKS = {path.name: read_superblock(path) for path in metadata_files(SUPERBLOCK) if CASE.name in path.parts}
+
+
+def homes(cells: list[bytes]) -> list[str]:
+    """The tablets that take a row with this key."""
+    return [t for t, found in SUPERBLOCKS.items() if found.partition_schema.contains(found.partition, cells)]
 
 
 def key_cells(row: dict[str, Any]) -> list[bytes]:
@@ -42,25 +47,18 @@ def test_each_row_of_a_tablet_hashes_into_its_bucket_and_range(tablet_id: str) -
     assert tablet is not None and tablet.count() > 5
     partition, schema = found.partition, found.partition_schema
     for host, metric, ts in tablet.rows(["host", "metric", "ts"]):
-        micros = ts if isinstance(ts, int) else micros_of(ts)
-        cells = key_cells({"host": host, "metric": metric, "ts": micros})
+        cells = key_cells({"host": host, "metric": metric, "ts": json_cell(ts)})
         assert schema.contains(partition, cells)
         assert schema.bucket(schema.hash_dimensions[0], cells) == partition.hash_buckets[0]
         assert partition.start <= schema.partition_key(cells) < partition.end
-        assert [t for t, other in SUPERBLOCKS.items() if other.partition_schema.contains(other.partition, cells)] == [tablet_id]
-
-
-def micros_of(value: Any) -> int:
-    from truth import json_cell
-
-    return int(json_cell(value))
+        assert homes(cells) == [tablet_id]
 
 
 def test_every_row_of_the_table_is_in_exactly_one_tablet() -> None:
     rows = truth_rows(CASE / "rows" / "p.jsonl")
-    homes = [[t for t, s in SUPERBLOCKS.items() if s.partition_schema.contains(s.partition, key_cells(row))] for row in rows]
-    assert len(rows) == 215 and {len(home) for home in homes} == {1}
-    assert {home[0] for home in homes} == set(SUPERBLOCKS)
+    found = [homes(key_cells(row)) for row in rows]
+    assert len(rows) == 215 and {len(tablets) for tablets in found} == {1}
+    assert {tablets[0] for tablets in found} == set(SUPERBLOCKS)
 
 
 def test_partitions_are_named_as_kudu_names_them() -> None:
@@ -91,7 +89,8 @@ def test_partition_key_is_buckets_then_encoded_range_columns() -> None:
     cells = [b"x\x00y", struct.pack("<i", -2)]
     buckets = [parted.bucket(d, cells) for d in parted.hash_dimensions]
     assert buckets == [murmur2_64(b"x\x00y") % 7, murmur2_64(b"\x7f\xff\xff\xfe", 3) % 5]
-    assert parted.partition_key(cells) == b"".join(b.to_bytes(4, "big") for b in buckets) + b"x\x00\x01y\x00\x00\x7f\xff\xff\xfe"
+    range_key = b"x\x00\x01y\x00\x00\x7f\xff\xff\xfe"
+    assert parted.partition_key(cells) == b"".join(b.to_bytes(4, "big") for b in buckets) + range_key
 
 
 @given(st.lists(st.tuples(st.binary(max_size=6), st.integers(-2**31, 2**31 - 1)), min_size=2, max_size=2))
@@ -154,7 +153,8 @@ def test_a_range_with_hash_dimensions_of_its_own_uses_them_inside_its_bounds_onl
 def test_without_a_range_schema_the_key_columns_are_the_range() -> None:
     pb = message()
     assert PartitionSchema.from_pb(pb, table(column("a"), column("b"))).range_columns == (0, 1)
-    assert PartitionSchema.from_pb(pb, table(column("a"), column("i", "INT64", auto_incrementing=True))).range_columns == (0,)
+    with_counter = table(column("a"), column("i", "INT64", auto_incrementing=True))
+    assert PartitionSchema.from_pb(pb, with_counter).range_columns == (0,)
     pb.range_schema.SetInParent()
     assert PartitionSchema.from_pb(pb, table(column("a"))).range_columns == ()
 

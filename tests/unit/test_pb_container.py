@@ -135,7 +135,7 @@ def test_single_message_of_another_type_or_of_two_is_refused(tmp_path: Path) -> 
     with pytest.raises(BadFormat, match="2 messages"):
         read_single(tmp_path / "two", message_class(BLOCK))
     write_container(tmp_path / "one", BLOCK, blocks(1))
-    with pytest.raises(BadFormat, match="holds kudu.BlockRecordPB, not kudu.InstanceMetadataPB"):
+    with pytest.raises(BadFormat, match=r"holds kudu\.BlockRecordPB, not kudu\.InstanceMetadataPB"):
         read_single(tmp_path / "one", message_class("kudu.InstanceMetadataPB"))
 
 
@@ -172,9 +172,9 @@ def test_files_that_import_each_other_and_missing_types_are_bad_format() -> None
     files: Any = message_class("google.protobuf.FileDescriptorSet")()
     files.file.add(name="a", dependency=["b"])
     files.file.add(name="b", dependency=["a"])
-    for broken in (container(description("x.Y", files)), container(description("kudu.NoSuchPB", file_descriptor_set(BLOCK)))):
+    for broken in (description("x.Y", files), description("kudu.NoSuchPB", file_descriptor_set(BLOCK))):
         with pytest.raises(BadFormat):
-            _ = parse_container(broken, "f").message_class
+            _ = parse_container(container(broken), "f").message_class
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

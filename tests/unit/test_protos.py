@@ -120,4 +120,5 @@ def test_the_pool_is_private_and_importing_loads_nothing() -> None:
             "from google.protobuf import descriptor_pool\n"
             "try: descriptor_pool.Default().FindMessageTypeByName('kudu.log.LogEntryPB')\n"
             "except KeyError: print('private')")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "private\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "private\n"
