@@ -3,7 +3,7 @@
     python bench/startup.py [RUNS]
 
 Each run is a new process from fork to exit, with compiled byte code in place. The figure to hold is a ratio under 2 for
-`kudu-storage --help`. `import click` is most of both; Python itself is about half of that again.
+`kudu-storage --help`. `import click` is most of both.
 """
 from __future__ import annotations
 

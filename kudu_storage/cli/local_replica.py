@@ -49,18 +49,6 @@ def _roots(directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadat
     return roots
 
 
-def _tablet(roots: ServerRoots, tablet_id: str) -> TabletFiles:
-    from kudu_storage.errors import NotFound
-
-    tablets = roots.tablets()
-    for files in tablets:
-        if files.tablet_id == tablet_id:
-            return files
-    known = ", ".join(files.tablet_id for files in tablets[:20]) + (", ..." if len(tablets) > 20 else "")
-    raise NotFound(f"no tablet {tablet_id} here", path=str(roots.wal_root),
-                   advice=f"one of {known}" if known else None)
-
-
 @click.group("local_replica")
 def local_replica() -> None:
     """Look into replicas of a stopped server, through its directories."""
@@ -122,7 +110,7 @@ def dump() -> None:
 @with_roots
 def meta(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str) -> None:
     """Print partition, schema and superblock of a TABLET."""
-    _print_meta(_tablet(_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir), tablet), "")
+    _print_meta(_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet), "")
 
 
 @dump.command()
@@ -140,7 +128,7 @@ def wals(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str,
     """Print all segments of a TABLET, one after the other."""
     from kudu_storage.wal.log_dump import dump_log
 
-    files = _tablet(_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir), tablet)
+    files = _roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet)
     folder = files.wal_dir
     if files.recovery_dir is not None:
         other = "it is printed instead" if not folder.is_dir() else "to print it too, use `wal dump` on its segments"
@@ -172,7 +160,7 @@ def print_replica_uuids(tablets: str, directory: str | None, fs_wal_dir: str, fs
         raise click.UsageError("no tablet was named")
     roots = _roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
     for tablet in wanted:
-        files = _tablet(roots, tablet)
+        files = roots.tablet(tablet)
         if files.cmeta_path is None:
             raise NotFound(f"no consensus-meta file of tablet {tablet}", path=str(files.wal_dir), advice=_MISSING)
         peers = read_consensus_metadata(files.cmeta_path).peers

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kudu_storage.errors import CorruptionError, InvalidArgument
 from kudu_storage.fs.instance import read_instance
-from kudu_storage.fs.layout import INSTANCE, TABLET_META, TabletFiles, find_tablets
+from kudu_storage.fs.layout import INSTANCE, TABLET_META, TabletFiles, find_tablet, find_tablets
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,10 @@ class ServerRoots:
     def tablets(self) -> list[TabletFiles]:
         """The replicas here, by tablet id. Raises NotFound or DiskError."""
         return find_tablets(self.wal_root, metadata_dir=None if self.single else self.metadata_root)
+
+    def tablet(self, tablet_id: str) -> TabletFiles:
+        """The one replica with that id. Raises NotFound, naming those that are there."""
+        return find_tablet(self.wal_root, tablet_id, metadata_dir=None if self.single else self.metadata_root)
 
     def check_instances(self) -> list[CorruptionError]:
         """What is wrong with the instance files that are there; none need be.

@@ -13,7 +13,6 @@ from kudu_storage.fs.layout import (
     index_chunk_name,
     index_chunk_number,
     is_tablet_id,
-    list_segments,
     segment_name,
     segment_sequence,
 )
@@ -93,11 +92,6 @@ def test_temporary_and_foreign_names_are_passed_over(server: Path) -> None:
     touch(server, f"tablet-meta/{A}.kudutmp.x1y2z3", "tablet-meta/.hidden", "wals/lost+found/wal-000000001",
           f"consensus-meta/{'d' * 31}")
     assert ids(server) == sorted([A, B, C])
-
-
-def test_segments_come_by_number_not_by_name(tmp_path: Path) -> None:
-    touch(tmp_path, "wal-1000000000", "wal-000000002", "wal-999999999", ".kudutmp.newsegmentx", "index.000000000")
-    assert [p.name for p in list_segments(tmp_path)] == ["wal-000000002", "wal-999999999", "wal-1000000000"]
 
 
 def test_a_folder_of_something_else_and_an_unknown_tablet_are_told(server: Path, tmp_path: Path) -> None:
