@@ -15,6 +15,7 @@ from typing import ClassVar
 from Cython.Build import cythonize
 from setuptools import Command, Extension, setup
 from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
@@ -23,7 +24,7 @@ SANITIZE = os.environ.get("KUDU_STORAGE_SANITIZE", "")
 
 
 def extensions() -> list[Extension]:
-    compile_args = ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3"]
+    compile_args = ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
     compile_args += ["-fvisibility=hidden", "-Wno-unreachable-code"]
     link_args: list[str] = []
     if SANITIZE:
@@ -99,6 +100,14 @@ class BuildDescriptors(Command):
         return [str(p.relative_to(ROOT)) for p in (ROOT / "kudu_storage" / "protos").rglob("*.proto")]
 
 
+class BuildExt(build_ext):
+    """Compile as many modules at a time as there are processors."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+
 class BuildPy(build_py):
     """Leave Cython sources and schema texts out of the wheel: only what runs is installed."""
 
@@ -113,5 +122,5 @@ setup(
         extensions(), build_dir=os.environ.get("KUDU_STORAGE_CYTHON_DIR", "build/cython"),
         compiler_directives=directives(), nthreads=0,
     ),
-    cmdclass={"build_descriptors": BuildDescriptors, "build_py": BuildPy},
+    cmdclass={"build_descriptors": BuildDescriptors, "build_ext": BuildExt, "build_py": BuildPy},
 )
