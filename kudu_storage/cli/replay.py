@@ -41,7 +41,10 @@ class HybridTime(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             self.fail(f"{text!r} is neither a hybrid-time integer nor a time such as 2026-11-23T14:59:24Z", param, ctx)
         elapsed = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-        return from_micros((elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds)
+        timestamp = from_micros((elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds)
+        if not 0 <= timestamp < 2**64:
+            self.fail(f"{text} is outside what hybrid time can say (1970 to 2112)", param, ctx)
+        return timestamp
 
 
 @click.command()
