@@ -334,7 +334,7 @@ cdef int export_schema(ArrowSchema* out, object schema, bint strings_as_binary) 
 
 
 # -- the stream --------------------------------------------------------------------------------------------------------
-cdef class StreamState:
+cdef class _StreamState:
     """What a live stream holds. Used under the GIL only."""
     cdef object schema
     cdef object blocks                  # iterator; None after the end or an error
@@ -412,7 +412,7 @@ cdef class StreamState:
 
 
 cdef int stream_get_schema(ArrowArrayStream* stream, ArrowSchema* out) noexcept with gil:
-    cdef StreamState state = <StreamState> stream.private_data
+    cdef _StreamState state = <_StreamState> stream.private_data
     try:
         export_schema(out, state.schema, state.strings_as_binary)
     except BaseException as error:
@@ -421,7 +421,7 @@ cdef int stream_get_schema(ArrowArrayStream* stream, ArrowSchema* out) noexcept 
 
 
 cdef int stream_get_next(ArrowArrayStream* stream, ArrowArray* out) noexcept with gil:
-    cdef StreamState state = <StreamState> stream.private_data
+    cdef _StreamState state = <_StreamState> stream.private_data
     memset(out, 0, sizeof(ArrowArray))      # release == NULL: the end
     if state.error is not None:
         return state.error_number
@@ -435,7 +435,7 @@ cdef int stream_get_next(ArrowArrayStream* stream, ArrowArray* out) noexcept wit
 
 
 cdef const char* stream_last_error(ArrowArrayStream* stream) noexcept with gil:
-    cdef StreamState state = <StreamState> stream.private_data
+    cdef _StreamState state = <_StreamState> stream.private_data
     return NULL if state.error_text is None else PyBytes_AS_STRING(state.error_text)
 
 
@@ -461,13 +461,13 @@ cdef void drop_schema(object capsule) noexcept:
 
 
 cdef class ArrowStream:
-    cdef StreamState state
+    cdef _StreamState state
     cdef readonly object schema
     cdef bint exported
 
     def __init__(self, schema, blocks, *, bint strings_as_binary=False):
         self.schema = schema
-        self.state = StreamState(schema, blocks, strings_as_binary)
+        self.state = _StreamState(schema, blocks, strings_as_binary)
         self.exported = False
 
     @property

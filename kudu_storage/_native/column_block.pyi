@@ -9,6 +9,8 @@ Value = int | float | bool | str | bytes | Decimal | date | datetime | None
 class ColumnBlock:
     """A batch of rows, column by column. Immutable; safe to read from any thread."""
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Raises TypeError: blocks come from scans and from_tuples()."""
     @property
     def schema(self) -> Schema: ...
     @property

@@ -365,10 +365,12 @@ cdef class ColumnBlock:
 
     @staticmethod
     cdef ColumnBlock wrap(BlockBuffers* buffers, object schema):
-        """Takes over the reference, also when it raises."""
+        """Takes over the reference, also when it raises. NULL, what block_new gives without memory, is a MemoryError."""
         cdef ColumnBlock block = ColumnBlock.__new__(ColumnBlock)
         block.buffers = buffers
         block.schema = schema
+        if buffers == NULL:
+            raise MemoryError("no memory for a block")
         check_layout(buffers, schema)
         return block
 

@@ -8,6 +8,8 @@ from kudu_storage._native.row_layout cimport ColumnLayout, bit_is_set
 cdef enum:
     ENCODED_KEY_BYTES_MAX = 16384       # common/limits.py
 
+cdef const uint8_t* NO_BYTES = <const uint8_t*> b""
+
 
 cdef class RowScratch:
     def __cinit__(self):
@@ -121,7 +123,8 @@ cdef inline DecodeStatus _read_cell(Cursor* rows, Slice indirect, const ColumnLa
         return DECODE_CUT_OFF
     if length > indirect.size or offset > indirect.size - length or length > 0x7FFFFFFF:
         return DECODE_BAD_INDIRECT
-    cell[0] = indirect.data + offset
+    # An empty cell of a request without indirect data has no address; NULL would make it a NULL cell.
+    cell[0] = indirect.data + offset if length else NO_BYTES
     size[0] = <uint32_t> length
     return DECODE_OK
 

@@ -329,7 +329,7 @@ cdef bytes prefix_of(object column, int32_t position, bint json_form):
     return (b"," if position else b"{") + json.dumps(column.name, ensure_ascii=False).encode() + b":"
 
 
-cdef class Writer:
+cdef class _Writer:
     """Writes the rows of one block. Not to be used by two threads at once."""
     cdef ColumnBlock block
     cdef bint json_form
@@ -379,8 +379,8 @@ cdef class Writer:
         return PyBytes_FromStringAndSize(<const char*> self.out.data, <Py_ssize_t> self.out.size)
 
 
-def pieces(ColumnBlock block not None, bint json_form, piece_bytes):
-    cdef Writer writer = Writer(block, json_form)
+def _pieces(ColumnBlock block not None, bint json_form, piece_bytes):
+    cdef _Writer writer = _Writer(block, json_form)
     cdef size_t size_max
     if piece_bytes <= 0:
         raise InvalidArgument(f"a piece of {piece_bytes} bytes")
@@ -390,20 +390,20 @@ def pieces(ColumnBlock block not None, bint json_form, piece_bytes):
 
 
 def jsonl(ColumnBlock block not None):
-    return (<Writer> Writer(block, True)).rows(<size_t> -1)
+    return (<_Writer> _Writer(block, True)).rows(<size_t> -1)
 
 
 def jsonl_pieces(ColumnBlock block not None, piece_bytes):
-    return pieces(block, True, piece_bytes)
+    return _pieces(block, True, piece_bytes)
 
 
 def csv(ColumnBlock block not None, bint header=False):
-    cdef bytes rows = (<Writer> Writer(block, False)).rows(<size_t> -1)
+    cdef bytes rows = (<_Writer> _Writer(block, False)).rows(<size_t> -1)
     return csv_header(block.schema) + rows if header else rows
 
 
 def csv_pieces(ColumnBlock block not None, piece_bytes):
-    return pieces(block, False, piece_bytes)
+    return _pieces(block, False, piece_bytes)
 
 
 def csv_header(schema):

@@ -69,6 +69,7 @@ cdef enum ProblemCode:
     PROBLEM_BAD_INDEX = 13              # an index below 1 or a negative term
     PROBLEM_SCHEMA = 14                 # set by Python: the schema of a write or an ALTER does not fit
     PROBLEM_STOPPED = 15                # set by Python: what follows cannot be trusted
+    PROBLEM_ORPHAN_ALTER = 16           # an ALTER took effect whose request is older than this log
 
 PROBLEM_NAMES = {
     PROBLEM_MALFORMED: "malformed", PROBLEM_GAP: "gap", PROBLEM_BELOW_APPLIED: "below_applied",
@@ -77,7 +78,7 @@ PROBLEM_NAMES = {
     PROBLEM_WRITE_MALFORMED: "write_malformed", PROBLEM_TRANSACTION: "transaction",
     PROBLEM_RESULT_COUNT: "result_count", PROBLEM_ROW_CONTRADICTION: "row_contradiction",
     PROBLEM_ROW_INVALID: "row_invalid", PROBLEM_BAD_INDEX: "bad_index", PROBLEM_SCHEMA: "schema",
-    PROBLEM_STOPPED: "stopped",
+    PROBLEM_STOPPED: "stopped", PROBLEM_ORPHAN_ALTER: "orphan_alter",
 }
 
 cdef struct PendingOp:
@@ -652,6 +653,8 @@ cdef int _take_commit(Replayer self, const LogEntry* entry, int64_t offset) noex
                                op.term if pending else 0, op.committed if pending else False)
     if verdict == COMMIT_ORPHAN:
         self.counters.orphan_commits += 1
+        if entry.op_type == OP_ALTER_SCHEMA and not _has_failed(entry.result):
+            return _problem(self, PROBLEM_ORPHAN_ALTER, entry.term, entry.index, -1, offset)
         _check_orphan(self, entry)
         return EVENT_DONE
     if verdict == COMMIT_WITHOUT_REPLICATE:
@@ -722,9 +725,14 @@ cdef int _finish(Replayer self) noexcept nogil:
     return EVENT_DONE
 
 
-cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
-    cdef Cursor results
+cdef bint _has_failed(Slice result) noexcept nogil:
+    """Whether the COMMIT of an operation without rows says that it failed."""
+    cdef Cursor results = cursor_of(result.data, result.size)
     cdef _Outcome outcome
+    return _next_outcome(&results, &outcome) == 1 and outcome.outcome == OUTCOME_FAILED
+
+
+cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
     if op.absent:
         self.reload_segment = op.segment
         self.reload_offset = op.file_offset
@@ -732,10 +740,8 @@ cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
     if op.op_type == OP_WRITE:
         return _apply_write(self, op, index)
     if op.op_type == OP_ALTER_SCHEMA:
-        if op.committed and op.result.data != NULL:
-            results = cursor_of(op.result.data, op.result.size)
-            if _next_outcome(&results, &outcome) == 1 and outcome.outcome == OUTCOME_FAILED:
-                return EVENT_DONE
+        if op.committed and _has_failed(op.result):
+            return EVENT_DONE
         if op.request.data == NULL:
             return _problem(self, PROBLEM_WRITE_MALFORMED, op.term, index, -1, op.file_offset)
         return EVENT_ALTER

@@ -22,6 +22,7 @@ _WORDS: Final = {
     "result_count": ("contradiction", "its COMMIT has another number of results than it has row operations"),
     "row_contradiction": ("contradiction", "its COMMIT says that it changed a row, which it cannot have"),
     "row_invalid": ("contradiction", "its COMMIT says that it changed a row, which no server would have let it"),
+    "orphan_alter": ("missing_operations", "an ALTER took effect whose request is in an earlier, missing segment"),
     "bad_index": ("bad_format", "an operation id out of range"),
     "schema": ("schema_untrusted", "its schema does not fit"),
 }

@@ -100,11 +100,15 @@ cdef inline RowAction judge_row(RowKind kind, bint ignore, RowOutcome outcome, R
             return ACTION_UNKNOWN
         return ACTION_INSERT
     if kind == KIND_UPSERT:
+        if row == ROW_LIVE and sets_immutable and not ignore:
+            return ACTION_NONE if outcome == OUTCOME_OPEN else ACTION_CONTRADICTION     # a server refuses it
         if row == ROW_LIVE:
-            return ACTION_NONE if outcome == OUTCOME_OPEN and sets_immutable and not ignore else ACTION_UPDATE
+            return ACTION_UPDATE
         if row == ROW_UNKNOWN and not sets_all:
             return ACTION_UNKNOWN
         return ACTION_INSERT
+    if kind == KIND_UPDATE and row == ROW_LIVE and sets_immutable and not ignore and outcome != OUTCOME_OPEN:
+        return ACTION_CONTRADICTION         # a server refuses it
     # What is not there can be neither updated nor deleted. A result that says it was: the server knew better than this
     # log, or contradicts it.
     if row == ROW_DEAD:

@@ -98,11 +98,16 @@ def doubts(choice: Choice, alters: Sequence[Schema], client_schemas: Sequence[Sc
         proofs += [c.read_default for s in client_schemas for c in s if c.name == name]
         if column.write_default not in proofs:
             found.append(f"default of column {name!r}")
-    if client_schemas:
-        scales = {(c.name, c.precision, c.scale) for s in client_schemas for c in s}
-        found += [f"precision and scale of column {c.name!r}" for c in choice.schema
-                  if c.type.is_decimal and (c.name, c.precision, c.scale) not in scales]
+    seen = {c.name for s in client_schemas for c in s}
+    proofs_of = {(c.name, _client_facts(c)) for s in client_schemas for c in s}
+    found += [f"attributes of column {c.name!r}" for c in choice.schema
+              if c.name in seen and (c.name, _client_facts(c)) not in proofs_of]
     return found
+
+
+def _client_facts(c: ColumnSchema) -> tuple[object, ...]:
+    """What a client's schema says of a column besides name, type and key role."""
+    return (c.nullable, c.immutable, c.auto_incrementing, c.precision, c.scale)
 
 
 def _id_doubts(first: Schema, following: Schema) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -14,6 +15,9 @@ from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.errors import InvalidArgument, KuduStorageError, NotFound
 from kudu_storage.fs.layout import TabletFiles, find_tablets
 from kudu_storage.fs.superblock import read_superblock
+
+if TYPE_CHECKING:
+    from kudu_storage.tablet.output import Format
 
 FORMATS = ("jsonl", "csv", "arrow", "parquet")
 _SUFFIXES = {f".{name}": name for name in FORMATS} | {".json": "jsonl", ".feather": "arrow"}
@@ -37,7 +41,10 @@ class HybridTime(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             self.fail(f"{text!r} is neither a hybrid-time integer nor a time such as 2026-11-23T14:59:24Z", param, ctx)
         elapsed = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-        return from_micros((elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds)
+        timestamp = from_micros((elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds)
+        if not 0 <= timestamp < 2**64:
+            self.fail(f"{text} is outside what hybrid time can say (1970 to 2112)", param, ctx)
+        return timestamp
 
 
 @click.command()
@@ -77,7 +84,7 @@ def replay(directory: Path, tablet: str | None, at: int | None, include_pending:
             result.tablet = None        # let its memory go before the next tablet
         results.append(result)
     if row_format is not None:
-        _write(results, row_format, out)
+        _write(results, cast("Format", row_format), out)
     sys.exit(1 if any(r.report.problems for r in results) else 0)
 
 
@@ -116,7 +123,7 @@ def _print_report(result: Replay, form: str, *, err: bool) -> None:
     click.echo(text, err=err)
 
 
-def _write(results: list[Replay], row_format: str, out: Path | None) -> None:
+def _write(results: list[Replay], row_format: Format, out: Path | None) -> None:
     from kudu_storage.tablet.output import write_rows
     from kudu_storage.tablet.replayed import merged_scan
 

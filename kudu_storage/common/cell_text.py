@@ -133,6 +133,15 @@ def column_text(column: ColumnSchema) -> str:
             f"{' IMMUTABLE' if column.immutable else ''}")
 
 
+def schema_text(schema: Schema) -> str:
+    """A table's schema over several lines, as Kudu's tools print it: columns with their ids, then the primary key."""
+    if not schema.columns:
+        return "()"
+    columns = [column_text(c) if c.id is None else f"{c.id}:{column_text(c)}" for c in schema.columns]
+    key = ", ".join(c.name for c in schema.key_columns)
+    return "(\n    " + ",\n    ".join([*columns, f"PRIMARY KEY ({key})"]) + "\n)"
+
+
 def escape_hex(data: bytes) -> bytes:
     """C escapes with two hexadecimal digits for everything outside printable ASCII (gutil CHexEscape)."""
     return _TO_ESCAPE_HEX.sub(_hex_escape, data)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kudu_storage.errors import BadFormat
-from kudu_storage.fs.pb_container import read_single, write_single
+from kudu_storage.fs.pb_container import as_text, read_single, write_single
 from kudu_storage.protos import enum_name, message_class
 
 TYPE: Final = "kudu.consensus.ConsensusMetadataPB"
@@ -60,7 +60,7 @@ def from_message(message: Any, path: str | None = None) -> ConsensusMetadata:
         raise BadFormat("a vote for a replica without a name", path=path)
     return ConsensusMetadata(
         current_term=message.current_term,
-        voted_for=message.voted_for if message.HasField("voted_for") else None,
+        voted_for=as_text(message.voted_for) if message.HasField("voted_for") else None,
         opid_index=config.opid_index if config.HasField("opid_index") else OPID_INDEX_NONE,
         peers=tuple(_peer(peer) for peer in config.peers),
         message=message,
@@ -72,7 +72,7 @@ def _peer(peer: Any) -> Peer:
     return Peer(
         uuid=peer.permanent_uuid.decode("latin-1"),
         member_type=enum_name("kudu.consensus.RaftPeerPB.MemberType", peer.member_type),
-        host=peer.last_known_addr.host if has_address else None,
+        host=as_text(peer.last_known_addr.host) if has_address else None,
         port=peer.last_known_addr.port if has_address else None,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kudu_storage.errors import Unsupported
-from kudu_storage.fs.pb_container import read_single, write_single
+from kudu_storage.fs.pb_container import as_text, read_single, write_single
 from kudu_storage.protos import message_class
 
 TYPE: Final = "kudu.InstanceMetadataPB"
@@ -29,7 +29,7 @@ def read_instance(path: str | os.PathLike[str]) -> Instance:
     if used:
         raise Unsupported(f"the server's files are encrypted ({', '.join(used)} is set)", path=os.fspath(path),
                           advice="the real kudu tools, which can reach the key server")
-    return Instance(uuid=message.uuid.decode("latin-1"), format_stamp=message.format_stamp)
+    return Instance(uuid=message.uuid.decode("latin-1"), format_stamp=as_text(message.format_stamp))
 
 
 def write_instance(path: str | os.PathLike[str], instance: Instance) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ TABLET_META: Final = "tablet-meta"
 INSTANCE: Final = "instance"
 RECOVERY_SUFFIX: Final = ".recovery"
 TEMPORARY_INFIX: Final = ".kudutmp"
+_NAMES_SHOWN: Final = 20        # a server may hold thousands of tablets
 _TABLET_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 _SEGMENT: Final = re.compile(r"wal-([0-9]+)\Z")
 _INDEX_CHUNK: Final = re.compile(r"index\.([0-9]+)\Z")
@@ -78,13 +79,6 @@ def index_chunk_number(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def list_segments(folder: str | os.PathLike[str]) -> list[Path]:
-    """The segment files of a folder, by sequence number. Raises NotFound or DiskError."""
-    base = Path(folder)
-    found = [(number, name) for name in _names(base) if (number := segment_sequence(name)) is not None]
-    return [base / name for _, name in sorted(found)]
-
-
 def is_tablet_id(name: str) -> bool:
     """Kudu's form of a tablet id: 32 lowercase hexadecimal digits."""
     return _TABLET_ID.match(name) is not None
@@ -122,7 +116,13 @@ def find_tablet(folder: str | os.PathLike[str], tablet_id: str, *,
         if tablet.tablet_id == tablet_id:
             return tablet
     raise NotFound(f"no tablet {tablet_id} here", path=os.fspath(folder),
-                   advice="one of " + ", ".join(t.tablet_id for t in tablets) if tablets else None)
+                   advice=f"one of {_some(t.tablet_id for t in tablets)}" if tablets else None)
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of many names."""
+    known = list(names)
+    return ", ".join(known[:_NAMES_SHOWN]) + (", ..." if len(known) > _NAMES_SHOWN else "")
 
 
 def _tablets_of(wal_root: Path, metadata_root: Path) -> Iterator[TabletFiles]:

@@ -51,6 +51,7 @@ VERSION: Final = 2
 # Kudu refuses files shorter than a version 2 header, version 1 files too: those have at least one record.
 HEADER_BYTES: Final = 16
 _TEMPORARY_INFIX: Final = ".kudutmp."
+_OTHER_COPY: Final = "another replica's copy of the tablet, or a backup of this file"
 _U32: Final = struct.Struct("<I")
 _MessageT = TypeVar("_MessageT", bound="Message")
 
@@ -94,20 +95,22 @@ def read_single(path: str | os.PathLike[str], message_class: type[_MessageT]) ->
     container = read_container(path)
     expected = message_class.DESCRIPTOR.full_name
     if container.type_name != expected:
-        raise BadFormat(f"the container holds {container.type_name}, not {expected}", path=container.path)
+        raise BadFormat(f"the container holds {container.type_name}, not {expected}", path=container.path,
+                        offset=HEADER_BYTES, advice="check that this is the file you meant")
     if not container.records:
         raise Truncated("the container ends before its message", path=container.path, offset=container.offsets[0],
-                        intact="the description of its type is intact")
+                        intact="the description of its type is intact", advice=_OTHER_COPY)
     if len(container.records) > 1:
         raise BadFormat(f"the container holds {len(container.records)} messages where one belongs",
-                        path=container.path, offset=container.offsets[1])
-    return _parse(message_class, container.records[0], container.path)
+                        path=container.path, offset=container.offsets[1], advice="kudu-storage pbc dump shows them all")
+    return _parse(message_class, container.records[0], container.path, container.offsets[0])
 
 
 def parse_container(data: bytes, path: str, *, tolerant: bool = False) -> PbContainer:
     """`read_container` for bytes already in memory; `path` is only for the texts of errors."""
     reader = _Reader(data, path)
-    header: Any = _parse(message_class("kudu.ContainerSupHeaderPB"), reader.record(), path)
+    start = reader.offset
+    header: Any = _parse(message_class("kudu.ContainerSupHeaderPB"), reader.record(), path, start)
     records: list[bytes] = []
     offsets = [reader.offset]
     error: CorruptionError | None = None
@@ -116,11 +119,21 @@ def parse_container(data: bytes, path: str, *, tolerant: bool = False) -> PbCont
             records.append(reader.record())
             offsets.append(reader.offset)
     except CorruptionError as trouble:
+        trouble.intact = _intact(len(records))
         if not tolerant:
-            trouble.intact = f"{len(records)} messages before it are intact" if records else None
             raise
         error = trouble
-    return PbContainer(path, reader.version, len(data), header.pb_type, header.protos, records, offsets, error)
+    return PbContainer(path, reader.version, len(data), as_text(header.pb_type), header.protos, records, offsets, error)
+
+
+def as_text(value: str | bytes) -> str:
+    """A `string` field as str. protobuf hands out the bytes of one that is not UTF-8, which proto2 lets through."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def _intact(count: int) -> str | None:
+    return None if count == 0 else "the message before it is intact" if count == 1 else \
+        f"the {count} messages before it are intact"
 
 
 class _Reader:
@@ -135,13 +148,14 @@ class _Reader:
     def _header(self) -> int:
         data = self.data
         if not any(data[:HEADER_BYTES]):
-            raise Truncated("the container was never written: it is empty or all zeros", path=self.path, offset=0)
+            raise Truncated("the container was never written: it is empty or all zeros", path=self.path, offset=0,
+                            advice=_OTHER_COPY)
         if not data.startswith(MAGIC) and not (len(data) < len(MAGIC) and MAGIC.startswith(data)):
             raise ForeignFile(f"not a protobuf container: it starts with {data[:len(MAGIC)]!r} instead of {MAGIC!r}",
                               path=self.path, offset=0, advice="check that this is the file you meant")
         if len(data) < HEADER_BYTES:
             raise Truncated(f"the container has {len(data)} bytes, its header alone has {HEADER_BYTES}",
-                            path=self.path, offset=len(data))
+                            path=self.path, offset=len(data), advice=_OTHER_COPY)
         version: int = _U32.unpack_from(data, len(MAGIC))[0]
         # Before the checksum: a later version may have moved or dropped it.
         if version > VERSION:
@@ -149,7 +163,8 @@ class _Reader:
                                offset=len(MAGIC), advice="a newer version of kudu-storage, or check the disk: "
                                                          "a damaged version field looks the same")
         if version < 1:
-            raise BadFormat(f"container version {version} does not exist", path=self.path, offset=len(MAGIC))
+            raise BadFormat(f"container version {version} does not exist", path=self.path, offset=len(MAGIC),
+                            advice=_OTHER_COPY)
         if version >= 2:
             self._compare(crc32c(data[:12]), 12, "header")
         return version
@@ -160,13 +175,15 @@ class _Reader:
         prefix = 8 if self.version >= 2 else 4
         self._require(start, prefix, "the length of the next message")
         if self.version >= 2:
-            if self.data.count(0, start) == len(self.data) - start:
-                raise Truncated("only zeros follow: the message was never written", path=self.path, offset=start)
+            # The eight bytes first: looking to the end of the file at each record would take quadratic time.
+            if not any(self.data[start:start + 8]) and self.data.count(0, start) == len(self.data) - start:
+                raise Truncated("only zeros follow: the message was never written", path=self.path, offset=start,
+                                advice=_OTHER_COPY)
             self._compare(crc32c(self.data[start:start + 4]), start + 4, "message length", start)
         size: int = _U32.unpack_from(self.data, start)[0]
         if size > PB_RECORD_BYTES_MAX:
             raise LimitExceeded(f"a message of {size} bytes is above the limit of {PB_RECORD_BYTES_MAX}",
-                                path=self.path, offset=start)
+                                path=self.path, offset=start, advice=_OTHER_COPY)
         body, end = start + prefix, start + prefix + size
         self._require(body, size + 4, f"a message of {size} bytes and its checksum", start)
         covered = self.data[body:end]
@@ -179,15 +196,14 @@ class _Reader:
         left = len(self.data) - offset
         if left < size:
             raise Truncated(f"the file ends {size - left} bytes before the end of {what}", path=self.path,
-                            offset=offset if start is None else start,
-                            advice="another replica's copy of the tablet, or a backup of this file")
+                            offset=offset if start is None else start, advice=_OTHER_COPY)
 
     def _compare(self, actual: int, offset: int, what: str, start: int | None = None) -> None:
         stored: int = _U32.unpack_from(self.data, offset)[0]
         if stored != actual:
             raise BadChecksum(f"{what} checksum mismatch (stored {stored:#010x}, computed {actual:#010x})",
                               path=self.path, offset=0 if start is None else start,
-                              advice="another replica's copy of the tablet, or a backup of this file")
+                              advice=_OTHER_COPY)
 
 
 def _read_file(path: str) -> bytes:
@@ -200,17 +216,19 @@ def _read_file(path: str) -> bytes:
         raise DiskError(f"cannot read: {error.strerror}", path=path) from error
 
 
-def _parse(cls: type[_MessageT], data: bytes, path: str) -> _MessageT:
+def _parse(cls: type[_MessageT], data: bytes, path: str, offset: int | None = None) -> _MessageT:
     from google.protobuf.message import DecodeError
 
     message: _MessageT = cls()
     try:
         message.ParseFromString(data)
     except DecodeError as error:
-        raise BadFormat(f"not a {cls.DESCRIPTOR.full_name}: {error}", path=path) from None
+        raise BadFormat(f"not a {cls.DESCRIPTOR.full_name}: {error}", path=path, offset=offset,
+                        advice=_OTHER_COPY) from None
     if not message.IsInitialized():
         missing = ", ".join(message.FindInitializationErrors())
-        raise BadFormat(f"a {cls.DESCRIPTOR.full_name} without required fields: {missing}", path=path)
+        raise BadFormat(f"a {cls.DESCRIPTOR.full_name} without required fields: {missing}", path=path, offset=offset,
+                        advice=_OTHER_COPY)
     return message
 
 
@@ -219,26 +237,34 @@ def _class_from_descriptors(container: PbContainer) -> type[Message]:
     from google.protobuf.message_factory import GetMessageClass
 
     pool = DescriptorPool()
-    files = {file.name: file for file in container.descriptor_set.file}
-
-    # Kudu writes the files in an order that need not have imports first.
-    def add(name: str, waiting: frozenset[str]) -> None:
-        file = files.pop(name, None)
-        if file is None:
-            return
-        if name in waiting:
-            raise TypeError(f"{name} imports itself")
-        for dependency in file.dependency:
-            add(dependency, waiting | {name})
-        pool.AddSerializedFile(file.SerializeToString())
-
     try:
-        for name in list(files):
-            add(name, frozenset())
+        for file in _imports_first(container.descriptor_set.file):
+            pool.AddSerializedFile(file.SerializeToString())
         return cast("type[Message]", GetMessageClass(pool.FindMessageTypeByName(container.type_name)))
     except (TypeError, KeyError, ValueError) as error:
         raise BadFormat(f"the container's own description of {container.type_name} is not usable: {error}",
-                        path=container.path) from None
+                        path=container.path, advice=_OTHER_COPY) from None
+
+
+def _imports_first(files: Iterable[Any]) -> list[Any]:
+    """Descriptors of files in an order in which the pool takes them. Kudu writes them in no such order.
+
+    Without recursion: how deep the imports go is up to the file. Those that import each other come in some order; the
+    pool then says what is wrong.
+    """
+    waiting = {file.name: file for file in files}
+    ordered: list[str] = []
+    started: set[str] = set()
+    for name in waiting:
+        stack = [name]
+        while stack:
+            top = stack[-1]
+            if top in started:      # and all that it needs is done
+                ordered.append(stack.pop())
+            else:
+                started.add(top)
+                stack += [needed for needed in waiting[top].dependency if needed in waiting and needed not in started]
+    return [waiting[name] for name in dict.fromkeys(ordered)]
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

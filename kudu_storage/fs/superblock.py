@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from kudu_storage.common.partition import Partition, PartitionSchema
 from kudu_storage.common.schema import Schema
-from kudu_storage.errors import CorruptionError, Unsupported
-from kudu_storage.fs.pb_container import read_single, write_single
+from kudu_storage.errors import BadFormat, CorruptionError, Unsupported
+from kudu_storage.fs.pb_container import as_text, read_single, write_single
 from kudu_storage.protos import enum_name, message_class
 
 TYPE: Final = "kudu.tablet.TabletSuperBlockPB"
@@ -58,6 +58,8 @@ def read_superblock(path: str | os.PathLike[str]) -> Superblock:
 def from_message(message: Any, path: str | None = None) -> Superblock:
     """The metadata in a kudu.tablet.TabletSuperBlockPB. Raises Unsupported or BadFormat."""
     try:
+        if any(isinstance(column.name, bytes) for column in message.schema.columns):
+            raise BadFormat("a column's name is not UTF-8")
         schema = Schema.from_pb(message.schema)
         partition_schema = PartitionSchema.from_pb(message.partition_schema, schema)
         partition = Partition.from_pb(message.partition)
@@ -67,7 +69,7 @@ def from_message(message: Any, path: str | None = None) -> Superblock:
     return Superblock(
         tablet_id=message.tablet_id.decode("latin-1"),
         table_id=message.table_id.decode("latin-1"),
-        table_name=message.table_name,
+        table_name=as_text(message.table_name),
         schema=schema,
         schema_version=message.schema_version,
         partition_schema=partition_schema,

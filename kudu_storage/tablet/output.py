@@ -6,7 +6,6 @@ Parquet go through pyarrow, which is imported only then. Writes to `out` and nev
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from types import ModuleType
 from typing import Any, BinaryIO, Final, Literal, get_args
 
 from kudu_storage._native import row_text
@@ -28,8 +27,8 @@ def write_rows(blocks: Iterable[ColumnBlock], schema: Schema, format: Format, ou
                strings_as_binary: bool = False) -> int:
     """Write all rows of `blocks` to `out` and return how many there were. May block on `out`.
 
-    `strings_as_binary` concerns Arrow and Parquet: see ArrowStream. Raises MissingExtra when they need pyarrow and it is
-    not there, and whatever `blocks` raises.
+    `strings_as_binary` concerns Arrow and Parquet: see ArrowStream. Raises MissingExtra when they need pyarrow and it
+    is not there, and whatever `blocks` raises.
     """
     if format == "jsonl":
         return _write_jsonl(blocks, out)
@@ -66,7 +65,7 @@ def _write_csv(blocks: Iterable[ColumnBlock], schema: Schema, out: BinaryIO) -> 
     return rows
 
 
-def _import_pyarrow() -> ModuleType:
+def _import_pyarrow() -> Any:
     try:
         import pyarrow
         import pyarrow.ipc
@@ -78,7 +77,7 @@ def _import_pyarrow() -> ModuleType:
 
 
 class _Sink:
-    """`out` as pyarrow wants a file: it asks for the position, which a pipe cannot tell, and closes what it is given."""
+    """`out` as pyarrow wants a file: it asks for the position, which a pipe cannot tell, and may close it."""
 
     closed = False
 

@@ -53,7 +53,7 @@ def dump_segment(path: str | os.PathLike[str], out: TextIO | BinaryIO, *, print_
     Raises InvalidArgument for an unknown `print_entries`, and what open_segment() and reading can raise.
     """
     print_type = parse_print_type(print_entries)
-    write = _writer(out)
+    write = binary_or_text_writer(out)
     with open_segment(path) as segment:
         if print_meta:
             write("Header:\n" + debug_string(segment.header))
@@ -82,7 +82,8 @@ def parse_print_type(text: str) -> PrintType:
 
 
 # -- output ------------------------------------------------------------------------------------------------------------
-def _writer(out: TextIO | BinaryIO) -> Callable[[str], None]:
+def binary_or_text_writer(out: TextIO | BinaryIO) -> Callable[[str], None]:
+    """What writes text to a stream: as bytes where the stream takes them, so that any bytes of a log can be printed."""
     stream: Any = out
     binary = getattr(stream, "buffer", None)
     if binary is None and hasattr(stream, "encoding"):

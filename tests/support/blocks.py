@@ -66,7 +66,8 @@ def as_single(value: float) -> float:
 
 SAMPLE_ROW: tuple[Value, ...] = (
     7,
-    -128, 300, -70000, 2**53 + 1, 'é "\n', True, 0.1, 1e300, b"\x00\xff", datetime(2024, 2, 29, 12, 0, 0, 5, tzinfo=UTC),
+    -128, 300, -70000, 2**53 + 1, 'é "\n', True, as_single(0.1), 1e300, b"\x00\xff",
+    datetime(2024, 2, 29, 12, 0, 0, 5, tzinfo=UTC),
     Decimal("-12.30"), Decimal("5.0000"), Decimal("-0.0000000001"), "v", date(1969, 12, 31),
     *[None] * len(types.BY_NAME),
 )
@@ -83,9 +84,8 @@ class TruthTable:
         # None where the case did not ask ksck.
         self.checksum = sum(next(iter(replicas.values())) for replicas in sums) if all(sums) else None
         path = case / table["rows_file"]
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as lines:
-            self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in data.splitlines()]
 
     def block(self) -> ColumnBlock:
         return ColumnBlock.from_tuples(self.schema, [

@@ -162,6 +162,7 @@ class _History:
         self.rng = rng
         self.model = _Model(rng.choice(_schemas()))
         self.first_schema = self.model.schema
+        self.versions = {id(self.first_schema): 0}      # by the object: an ALTER may make an equal schema again
         # What the leader knows when it takes an operation: all that is logged before it.
         self.tail_schema = self.model.schema
         self.tail_counter = 0
@@ -308,6 +309,7 @@ class _History:
         request.tablet_id = TABLET_ID
         new.to_pb(request.schema)
         request.schema_version = operation.opid.index
+        self.versions[id(new)] = operation.opid.index
         if not operation.fails:
             self.tail_schema = new
 
@@ -357,8 +359,9 @@ class _History:
             batches = self.batches([entry for entry, _ in rest[:count]])
             header: Any = message_class("kudu.log.LogSegmentHeaderPB")(tablet_id=TABLET_ID,
                                                                        sequence_number=len(segments) + 1)
-            (rest[0][1] if segments else self.first_schema).to_pb(header.schema)
-            header.schema_version = 0
+            schema = rest[0][1] if segments else self.first_schema
+            schema.to_pb(header.schema)
+            header.schema_version = self.versions[id(schema)]
             rest = rest[count:]
             codecs.append(self.rng.choice(list(spec.Codec)))
             footer = spec.footer_of(batches, 1_700_000_000_000_000) if rest else None

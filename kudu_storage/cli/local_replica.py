@@ -1,0 +1,167 @@
+"""`kudu-storage local_replica ...`: look into the replicas of a stopped server. Parses options, prints.
+
+Directories are named by the real tool's flags, or by one DIR after the other arguments. Everything is opened
+read-only. Exit codes: 0 nothing wrong, 1 a problem was found, 2 usage.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from kudu_storage.fs.layout import TabletFiles
+    from kudu_storage.fs.roots import ServerRoots
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_MISSING = "copy the file from another replica, or name its folder with --fs_metadata_dir"
+
+
+def with_roots(command: _Command) -> _Command:
+    """Add the options and the argument that say where the server's directories are."""
+    for decorate in (
+        click.argument("directory", metavar="[DIR]", required=False, type=click.Path(exists=True, file_okay=False)),
+        click.option("--fs_metadata_dir", "--fs-metadata-dir", default="", metavar="DIR",
+                     help="Root of consensus-meta and tablet-meta, if it is not the WAL root."),
+        click.option("--fs_data_dirs", "--fs-data-dirs", default="", metavar="DIRS",
+                     help="Roots of data blocks, comma-separated. Default: the WAL root."),
+        click.option("--fs_wal_dir", "--fs-wal-dir", default="", metavar="DIR", help="Root of the write-ahead logs."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _roots(directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str) -> ServerRoots:
+    from kudu_storage.fs.roots import server_roots, single_root
+
+    if directory is not None and fs_wal_dir:
+        raise click.UsageError("give either DIR or --fs_wal_dir")
+    if directory is None and not fs_wal_dir:
+        raise click.UsageError("name the server's directories: --fs_wal_dir=DIR, or DIR as the last argument")
+    if directory is not None and not fs_data_dirs and not fs_metadata_dir:
+        roots = single_root(directory)
+    else:
+        roots = server_roots(directory or fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    for error in roots.check_instances():
+        click.echo(f"warning: {error}", err=True)
+    return roots
+
+
+@click.group("local_replica")
+def local_replica() -> None:
+    """Look into replicas of a stopped server, through its directories."""
+
+
+@local_replica.command("list")
+@with_roots
+@click.option("--list_detail", "--list-detail", is_flag=True, help="With each tablet's metadata.")
+def list_replicas(directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
+                  list_detail: bool) -> None:
+    """Print the ids of the tablet replicas, sorted."""
+    roots = _roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    failed = False
+    for files in roots.tablets():
+        click.echo(f"Tablet: {files.tablet_id}" if list_detail else files.tablet_id)
+        if files.superblock_path is None:
+            click.echo(f"{files.tablet_id}: there is no tablet-meta file; the real tool does not list it", err=True)
+        elif list_detail:
+            failed |= not _try_meta(files)
+    sys.exit(1 if failed else 0)
+
+
+def _try_meta(files: TabletFiles) -> bool:
+    """Print one tablet's metadata; what is wrong with it must not hide the others."""
+    from kudu_storage.errors import KuduStorageError
+
+    try:
+        _print_meta(files, "  ")
+    except KuduStorageError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        return False
+    return True
+
+
+def _print_meta(files: TabletFiles, indent: str) -> None:
+    from kudu_storage.cli.output import ByteExactOutput
+    from kudu_storage.common.cell_text import schema_text
+    from kudu_storage.errors import NotFound
+    from kudu_storage.fs.superblock import read_superblock
+    from kudu_storage.protos.text import debug_string
+
+    if files.superblock_path is None:
+        raise NotFound(f"no tablet-meta file of tablet {files.tablet_id}", path=str(files.wal_dir), advice=_MISSING)
+    found = read_superblock(files.superblock_path)
+    ByteExactOutput().write(
+        f"{indent}Partition: {found.partition_schema.describe(found.partition)}\n"
+        f"{indent}Table name: {found.table_name} Table id: {found.table_id}\n"
+        f"{indent}Schema (version={found.schema_version}): {schema_text(found.schema)}\n"
+        f"Superblock:\n{debug_string(found.message)}\n")
+
+
+@local_replica.group()
+def dump() -> None:
+    """Print what a replica's files hold, in the text layout of Kudu's own tool."""
+
+
+@dump.command()
+@click.argument("tablet")
+@with_roots
+def meta(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str) -> None:
+    """Print partition, schema and superblock of a TABLET."""
+    _print_meta(_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet), "")
+
+
+@dump.command()
+@click.argument("tablet")
+@with_roots
+@click.option("--print_entries", "--print-entries", default="decoded", show_default=True,
+              help="true|decoded, false|no, pb or id, as in Kudu's tool.")
+@click.option("--print_meta", "--print-meta", type=click.BOOL, default=True, show_default=True,
+              help="Print each segment's header and footer.")
+@click.option("--noprint_meta", "no_meta", is_flag=True, hidden=True)
+@click.option("--truncate_data", "--truncate-data", type=click.IntRange(min=0), default=100, show_default=True,
+              help="Cut fields to this many bytes (0: never).")
+def wals(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
+         print_entries: str, print_meta: bool, no_meta: bool, truncate_data: int) -> None:
+    """Print all segments of a TABLET, one after the other."""
+    from kudu_storage.wal.log_dump import dump_log
+
+    files = _roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet)
+    folder = files.wal_dir
+    if files.recovery_dir is not None:
+        other = "it is printed instead" if not folder.is_dir() else "to print it too, use `wal dump` on its segments"
+        click.echo(f"{files.recovery_dir}: the old log of an unfinished restart is here; {other}", err=True)
+        folder = folder if folder.is_dir() else files.recovery_dir
+    problems = dump_log(folder, sys.stdout, print_entries=print_entries, print_meta=print_meta and not no_meta,
+                        truncate_data=truncate_data)
+    for problem in problems:
+        click.echo(str(problem), err=True)
+    sys.exit(1 if problems else 0)
+
+
+@local_replica.group()
+def cmeta() -> None:
+    """Look into a replica's consensus metadata."""
+
+
+@cmeta.command("print_replica_uuids")
+@click.argument("tablets", metavar="TABLET[,TABLET...]")
+@with_roots
+def print_replica_uuids(tablets: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str,
+                        fs_metadata_dir: str) -> None:
+    """Print the uuids of all peers in the committed configuration of each TABLET."""
+    from kudu_storage.errors import NotFound
+    from kudu_storage.fs.consensus_metadata import read_consensus_metadata
+
+    wanted = [tablet for tablet in tablets.split(",") if tablet]
+    if not wanted:
+        raise click.UsageError("no tablet was named")
+    roots = _roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    for tablet in wanted:
+        files = roots.tablet(tablet)
+        if files.cmeta_path is None:
+            raise NotFound(f"no consensus-meta file of tablet {tablet}", path=str(files.wal_dir), advice=_MISSING)
+        peers = read_consensus_metadata(files.cmeta_path).peers
+        click.echo(f"tablet: {tablet}, peers: {' '.join(peer.uuid for peer in peers)}")
