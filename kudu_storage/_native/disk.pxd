@@ -14,7 +14,7 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef struct DiskOps:
     int (*open)(void* context, const char* path, int flags) noexcept nogil
     int (*close)(void* context, int fd) noexcept nogil
-    # Writes all parts, or as much as it could: the number of bytes, or -errno when none was written.
+    # Writes all parts, or as much as it could: the number of bytes, or -errno with a part possibly written.
     int64_t (*pwritev)(void* context, int fd, const iovec* parts, int count, int64_t offset) noexcept nogil
     int (*sync)(void* context, int fd) noexcept nogil                   # fdatasync: the bytes and the size are durable
     int (*allocate)(void* context, int fd, int64_t offset, int64_t size) noexcept nogil     # fallocate; the file grows

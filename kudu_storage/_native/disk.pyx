@@ -286,7 +286,10 @@ cdef int64_t recording_pwritev(void* context, int fd, const iovec* parts, int co
     if total:
         part.iov_base = joined
         part.iov_len = total
-        status = min(real_pwritev(NULL, fd, &part, 1, offset), <int64_t> total)
+        if status < 0:
+            real_pwritev(NULL, fd, &part, 1, offset)        # a part was written, and nobody is told how much
+        else:
+            status = real_pwritev(NULL, fd, &part, 1, offset)
     _note(recorder, CALL_WRITE, fd, <int> status, 0, offset, <int64_t> total, joined, total)
     pthread_mutex_unlock(&recorder.mutex)
     free(joined)

@@ -491,6 +491,8 @@ cdef class LogWriter:
             return {
                 "next_index": self.core.next_index, "written_index": self.core.written_index,
                 "durable_index": self.core.durable_index, "term": self.core.term, "sequence": self.core.sequence,
+                # 0 while no segment is open, or none of its entries is a REPLICATE.
+                "segment_first_index": self.core.segment_min_index if self.core.fd >= 0 else 0,
                 "offset": self.core.offset, "queued_bytes": self.core.queued_bytes,
                 "bytes_written": self.core.bytes_written, "groups": self.core.groups, "syncs": self.core.syncs,
                 "batches_written": self.core.batches_written, "no_space_count": self.core.no_space_count,

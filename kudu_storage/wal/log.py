@@ -1,7 +1,7 @@
 """The public log: append, wait, read, anchor, collect, truncate. Opens files, never sockets.
 
-The hot work is native (log_core.pyx writes, segment.pyx reads); here is what happens per call. Threads may share a Log. It
-belongs to the process that opened it. Nothing is acknowledged before it is durable as `durability` says.
+The hot work is native (log_core.pyx writes, segment.pyx reads); here is what happens per call. Threads may share a Log.
+It belongs to the process that opened it. Nothing is acknowledged before it is durable as `durability` says.
 """
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from kudu_storage._native.log_writer import Append, Entry, LogWriter, chunk_entr
 from kudu_storage.common.limits import MIB
 from kudu_storage.common.opid import MINIMUM_OPID, OpId
 from kudu_storage.common.sizes import parse_bytes
-from kudu_storage.errors import Collected, DiskError, InvalidArgument, LogClosed, LogLocked, NotFound, NotYetWritten
+from kudu_storage.errors import (
+    Collected,
+    DiskError,
+    InternalError,
+    InvalidArgument,
+    LogClosed,
+    LogLocked,
+    NotFound,
+    NotYetWritten,
+)
 from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor, AnchorRegistry
 from kudu_storage.wal.log_index import IndexReader, clear_above, remove_below
@@ -51,9 +60,10 @@ class Log:
         self._settings = settings
         self._recovered = recovered
         self._mutex = threading.RLock()         # guards the list of segments, collection and truncation
-        self._segments = list(recovered.segments)       # closed ones, by sequence
+        self._segments = list(recovered.segments)       # closed ones that are kept, by sequence
+        self._known_sequence = recovered.sequence       # segments up to it were looked at
         self._last_recovered = recovered.last
-        self.anchors = AnchorRegistry(floor=max(self._first_index(), 0))
+        self.anchors = AnchorRegistry(floor=self._first_index())
         self._index = IndexReader(path)
         self._waiters: LoopWaiters | None = None
         self._attach(writer)
@@ -71,21 +81,21 @@ class Log:
         Args:
             path: its folder.
             create: make folder and log where there is none.
-            durability: "fsync" (acknowledged when synced), "os" (when the kernel has it) or "interval:50ms" (as "os", and
-                synced that often).
+            durability: "fsync" (acknowledged when synced), "os" (when the kernel has it) or "interval:50ms" (as "os",
+                and synced that often).
             segment_size: bytes, or text such as "16KiB"; 16 KiB to 1 GiB.
             compression: "lz4", "snappy", "zlib" or "none", for new segments.
             queue_size: bound of what is appended and not written yet; beyond it append raises LogBackpressure.
             cache_size: bound of recent entries kept in memory.
             retention: what gc() keeps.
-            tablet_id: 32 hex digits; refuse the log of another tablet. Default: whatever the folder holds, or a new one.
+            tablet_id: 32 hex digits; refuse the log of another tablet. Default: what the folder holds, or a new one.
         Raises:
             NotFound, LogLocked, CorruptionError, InvalidArgument, DiskError.
         """
         folder = os.path.abspath(os.fspath(path))
         settings = _settings(durability, segment_size, compression, queue_size, cache_size)
         settings["retention"] = retention or RetentionPolicy()
-        disk = disk or Disk()
+        disk = Disk() if disk is None else disk
         _ensure_folder(folder, create, disk)
         lock_fd = _lock(folder)
         try:
@@ -201,8 +211,7 @@ class Log:
     @property
     def first_index(self) -> int:
         """Index of the first entry that the log still holds; of the next one to come in an empty log."""
-        first = self._first_index()
-        return first if first > 0 else 1
+        return self._first_index()
 
     def _opid(self, index: int) -> OpId:
         if index <= 0:
@@ -217,10 +226,11 @@ class Log:
         return OpId(self.term, index)
 
     def _first_index(self) -> int:
-        for facts in self._segments:
+        state = self._writer.state
+        for facts in self._closed_segments(state["sequence"]):
             if facts.first_index is not None:
                 return facts.first_index
-        return int(self._recovered.last.index) + 1 if not self._segments else 0
+        return int(state["segment_first_index"]) or int(state["written_index"]) + 1
 
     def stats(self) -> dict[str, Any]:
         """Counts and sizes, by name."""
@@ -350,15 +360,16 @@ class Log:
     def _closed_segments(self, open_sequence: int) -> list[SegmentFacts]:
         """What is known of the segments before the open one; those that were closed since are looked at once."""
         with self._mutex:
-            known = self._segments[-1].sequence if self._segments else self._recovered.sequence
-            for sequence in range(known + 1, open_sequence):
+            for sequence in range(self._known_sequence + 1, open_sequence):
                 with open_segment(self._segment_path(sequence)) as segment:
                     footer = segment.footer
-                    has = footer is not None and footer.HasField("min_replicate_index")
+                    if footer is None:
+                        raise InternalError("a segment before the open one has no footer", path=segment.path)
+                    has = footer.HasField("min_replicate_index")
                     self._segments.append(SegmentFacts(
                         sequence, footer.min_replicate_index if has else None,
-                        footer.max_replicate_index if has else None, segment.file_size,
-                        footer.close_timestamp_micros if footer is not None else None))
+                        footer.max_replicate_index if has else None, segment.file_size, footer.close_timestamp_micros))
+                self._known_sequence = sequence
             return list(self._segments)
 
     # -- keeping and collecting ----------------------------------------------------------------------------------------
@@ -373,7 +384,8 @@ class Log:
             state = self._writer.state
             facts = self._closed_segments(state["sequence"])
             written = state["written_index"]
-            now = SegmentFacts(state["sequence"], None, None, state["offset"], None, True)
+            first = state["segment_first_index"] or None
+            now = SegmentFacts(state["sequence"], first, written if first else None, state["offset"], None, True)
             segments = [*facts, now] if state["offset"] else facts
             plan = self._plan(segments, written)
             for sequence in plan.remove:
@@ -419,14 +431,15 @@ class Log:
             self._index.invalidate()
             self._recovered = recover(self._path, self._disk)
             self._segments = list(self._recovered.segments)
+            self._known_sequence = self._recovered.sequence
             self._last_recovered = last if last is not None else self._recovered.last
             self._replace_writer(index)
 
     def _replace_writer(self, last_index: int) -> None:
         recovered = self._recovered
         base = OpId(max(self._last_recovered.term, int(self._writer.term)), last_index)
-        writer = _make_writer(self._path, Recovered(recovered.segments, base, recovered.tablet_id, recovered.sequence, 0),
-                              self._settings, self._disk)
+        end = Recovered(recovered.segments, base, recovered.tablet_id, recovered.sequence, 0)
+        writer = _make_writer(self._path, end, self._settings, self._disk)
         self._finalizer.detach()
         self._writer = writer
         self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd)

@@ -10,6 +10,7 @@ import os
 import struct
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.entry import EntryTally
@@ -150,11 +151,11 @@ def _last_opid(segments: list[Segment], tally: EntryTally) -> OpId:
 
 def footer_bytes(entries: int, min_index: int | None, max_index: int | None) -> bytes:
     """A segment's end: LogSegmentFooterPB, magic, length."""
-    footer = message_class("kudu.log.LogSegmentFooterPB")(
+    footer: Any = message_class("kudu.log.LogSegmentFooterPB")(
         num_entries=entries, close_timestamp_micros=time.time_ns() // 1000)
     if min_index is not None and max_index is not None:
-        footer.min_replicate_index, footer.max_replicate_index = min_index, max_index  # type: ignore[attr-defined]
-    data = footer.SerializeToString()
+        footer.min_replicate_index, footer.max_replicate_index = min_index, max_index
+    data: bytes = footer.SerializeToString()
     return data + FOOTER_MAGIC + struct.pack("<I", len(data))
 
 

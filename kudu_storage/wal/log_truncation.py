@@ -1,11 +1,12 @@
 """Cutting a log behind an index, durably. The log is closed for writing while this works.
 
-A crash at any point leaves a log that ends at `index`, or at some later entry that it had: segments behind the cut are removed
-newest first, each removal durable before the next; the segment that holds the cut is replaced by a shorter copy.
+A crash at any point leaves a log that ends at `index`, or at some later entry that it had: segments behind the cut are
+removed newest first, each removal durable before the next; the segment that holds the cut becomes a shorter copy.
 """
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from kudu_storage._native.codec import compress
 from kudu_storage._native.crc32c import crc32c
@@ -17,8 +18,10 @@ from kudu_storage.wal.reader import Segment, open_segment
 
 
 def truncate_segments(directory: str, sequences: list[int], index: int, disk: Disk) -> OpId | None:
-    """Remove every entry above `index` from the closed segments `sequences`. Returns the last operation's id left in the
-    segment that was cut, or None."""
+    """Remove every entry above `index` from the closed segments `sequences`.
+
+    Returns the last operation's id left in the segment that was cut, or None.
+    """
     for sequence in reversed(sequences):
         path = os.path.join(directory, f"wal-{sequence:09d}")
         with open_segment(path) as segment:
@@ -60,11 +63,11 @@ def _find_cut(segment: Segment, index: int) -> tuple[int, _Kept, bytes] | None:
     scanner = segment.scanner()
     while (chunk := scanner.next_chunk()) is not None:
         for position, (offset, _, _) in enumerate(chunk.refs()):
-            batch = message_class("kudu.log.LogEntryBatchPB").FromString(chunk[position])
-            stays = [e for e in batch.entry if _index_of(e) <= index]  # type: ignore[attr-defined]
+            batch: Any = message_class("kudu.log.LogEntryBatchPB").FromString(chunk[position])
+            stays = [e for e in batch.entry if _index_of(e) <= index]
             for entry in stays:
                 kept.add(entry)
-            if len(stays) < len(batch.entry):  # type: ignore[attr-defined]
+            if len(stays) < len(batch.entry):
                 part = message_class("kudu.log.LogEntryBatchPB")(entry=stays).SerializeToString() if stays else b""
                 return offset, kept, part
     return None

@@ -1,7 +1,7 @@
-"""Awaiting a log's tokens: one eventfd, told once a group, resolves the futures of all operations up to the durable one.
+"""Awaiting a log's tokens: one eventfd, told once a group, resolves the futures of all operations that are durable.
 
-A log is awaited from one event loop at a time. Imported when the first token is awaited: a program without asyncio does not
-load it.
+A log is awaited from one event loop at a time. Imported when the first token is awaited: a program without asyncio does
+not load it.
 """
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ SOURCES = sorted(p for p in [*ROOT.glob("kudu_storage/**/*"), *ROOT.glob("consen
 OURS = r"((?:kudu_storage|consensus)[\w.]*)"
 IMPORT = re.compile(rf"^\s*(?:from\s+{OURS}\s+c?import|c?import\s+{OURS})", re.MULTILINE)
 
-FUNCTION = r"^[ ]*cdef (?!extern)[\w *\[\].]*?\w+\(([^()]|\([^()]*\))*\)([^\n]*)"
+FUNCTION = r"^[ ]*cdef (?!extern|class)[\w *\[\].]*?\w+\(([^()]|\([^()]*\))*\)([^\n]*)"
 RETURNS_OBJECT = r"\s*cdef (inline )?(object|list|bytes|str|dict|tuple|_?[A-Z]\w*[a-z]\w*) \w+\("
 
 
@@ -64,7 +64,9 @@ def test_arrows_between_rooms_point_left(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in SOURCES if room_of(p) in DISK_ROOMS | {"common", "_native"}],
                          ids=lambda p: str(p.relative_to(ROOT)))
 def test_disk_rooms_open_no_sockets(path: Path) -> None:
-    assert not re.search(r"^\s*(import|from)\s+(socket|asyncio|ssl|http|urllib)\b", path.read_text(), re.MULTILINE)
+    # A log's tokens can be awaited; that is all of asyncio that a disk room knows.
+    banned = "socket|ssl|http|urllib" if path.name in {"log.py", "log_waiters.py"} else "socket|asyncio|ssl|http|urllib"
+    assert not re.search(rf"^\s*(import|from)\s+({banned})\b", path.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if room_of(p) in {"common", "protos"} and p.suffix == ".py"],
