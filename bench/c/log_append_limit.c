@@ -10,8 +10,8 @@
  *         thread beside, so that fdatasync finds no metadata to write. --direct: O_DIRECT | O_DSYNC, no fdatasync; the
  *         last block is written again by the next group.
  *
- * POOL holds 64 payloads of entry-bytes; an entry is an 8-byte counter and the payload of counter % 64 without its first
- * 8 bytes. The lz4 wheel's shared object needs an interpreter around it: the runner builds this text as a shared object too
+ * POOL holds payloads of entry-bytes, a power of two of them; an entry is an 8-byte counter and the payload of counter
+ * modulo their number, without its first 8 bytes. The lz4 wheel's shared object needs an interpreter around it: the runner builds this text as a shared object too
  * and calls main() from Python, so that both sides compress with the same code. Answers one JSON object. CPU is user +
  * system of the loop, from the first append to the last file closed.
  */
@@ -22,7 +22,7 @@
 
 #include "limit.h"
 
-enum { POOL_ENTRIES = 64, GROUP_MAX = 1024, BLOCK_BYTES = 4096, SAMPLES_MAX = 1 << 18 };
+enum { GROUP_MAX = 1024, BLOCK_BYTES = 4096, SAMPLES_MAX = 1 << 18 };
 
 typedef int (*compress_fn)(const char *source, char *target, int source_bytes, int target_bytes);
 typedef int (*bound_fn)(int bytes);
@@ -32,7 +32,7 @@ static struct {
     uint8_t *pool;
     uint8_t *envelope;          /* what stands before each payload in a body */
     size_t envelope_bytes, entry_bytes, batch, body_bytes, stored_max, segment_bytes, group;
-    uint64_t entries;
+    uint64_t entries, pool_mask;
     compress_fn compress;
     uint8_t *scratch;           /* body before compression */
     int zeroed, direct;
@@ -48,7 +48,7 @@ static size_t make_batch(uint8_t *out, uint64_t first, uint8_t *scratch) {
         memcpy(to, job.envelope, job.envelope_bytes);
         to += job.envelope_bytes;
         memcpy(to, &number, 8);
-        memcpy(to + 8, job.pool + (number % POOL_ENTRIES) * job.entry_bytes + 8, job.entry_bytes - 8);
+        memcpy(to + 8, job.pool + (number & job.pool_mask) * job.entry_bytes + 8, job.entry_bytes - 8);
         to += job.entry_bytes;
     }
     size_t stored = job.body_bytes;
@@ -353,8 +353,11 @@ int main(int argc, char **argv) {
     job.envelope = need(malloc(job.envelope_bytes + 1));
     memset(job.envelope, 0x55, job.envelope_bytes);
     errno = 0;
-    if (job.entry_bytes < 8 || pool_bytes != POOL_ENTRIES * job.entry_bytes)
-        die("%s does not hold %d payloads of %zu bytes", pool, POOL_ENTRIES, job.entry_bytes);
+    if (job.entry_bytes < 8)
+        die("--entry-bytes from 8");
+    job.pool_mask = pool_bytes / job.entry_bytes - 1;
+    if (pool_bytes % job.entry_bytes || pool_bytes == 0 || (job.pool_mask & (job.pool_mask + 1)))
+        die("%s does not hold a power of two of payloads of %zu bytes", pool, job.entry_bytes);
     if (job.batch < 1 || job.group < 1 || job.group > GROUP_MAX)
         die("--batch from 1, --group from 1 to %d", GROUP_MAX);
     if (has_option(argc, argv, "--lz4") && library == NULL)

@@ -4,11 +4,11 @@
  *         Inserts copies of N messages, in calls of --batch; after each call evicts what is older than --window messages.
  *         Each message has a slot with its index, place and size, as a cache that can be asked for an index must.
  *
- * Messages come from a pool of 64. Answers one JSON object; "sum" adds a byte of each evicted message.
+ * Messages come from a pool of 1,024. Answers one JSON object; "sum" adds a byte of each evicted message.
  */
 #include "limit.h"
 
-enum { POOL_ENTRIES = 64 };
+enum { POOL_ENTRIES = 1024 };
 
 struct slot {
     uint64_t index;
