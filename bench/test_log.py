@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def open_log(folder: Path, durability: str = "os", compression: str = "none") ->
     return Log.open(str(folder), create=True, durability=durability, compression=compression)
 
 
+def open_peer(folder: Path) -> peers.KuduLog:
+    return peers.KuduLog(folder, durable=False, compression="none")
+
+
 @pytest.fixture
 def filled(tmp_path: Path) -> Iterator[Any]:
     """A log of entries of 256 bytes, in batches of 100."""
@@ -56,16 +61,12 @@ def rate(benchmark: Any, entries: int) -> None:
 def test_append(benchmark: Any, tmp_path: Path, size_bytes: int, batch: int, wait: str) -> None:
     entries, calls = entries_of(size_bytes, batch), max(4, min(CALLS, (16 << 20) // (size_bytes * batch)))
 
-    def append() -> None:
-        for _ in range(calls):
-            token = log.append_many(entries)
-            if wait == "each":
-                token.wait()
-        token.wait()
-
-    with open_log(tmp_path / "log") as log:
-        benchmark.pedantic(append, rounds=5, warmup_rounds=1)
-        assert log.last.index % (calls * batch) == 0
+    with closing(open_peer(tmp_path / "log")) as peer:
+        if wait == "each":
+            benchmark.pedantic(lambda: peer.each([entries] * calls), rounds=5, warmup_rounds=1)
+        else:
+            benchmark.pedantic(lambda: peer.grouped([entries] * calls, calls), rounds=5, warmup_rounds=1)
+        assert peer.log.last.index % (calls * batch) == 0
     rate(benchmark, calls * batch)
 
 
@@ -137,9 +138,9 @@ def test_random_read(benchmark: Any, filled: Any) -> None:
 
 @needs_log
 def test_opening_after_a_clean_close(benchmark: Any, tmp_path: Path) -> None:
-    with open_log(tmp_path / "log") as log:
-        for _ in range(64):
-            last = log.append_many(entries_of(16384, 64)).last.index
+    with closing(open_peer(tmp_path / "log")) as peer:
+        peer.grouped([entries_of(16384, 64)] * 64, 64)
+        last = peer.log.last.index
 
     def reopen() -> int:
         with open_log(tmp_path / "log") as log:

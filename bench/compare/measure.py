@@ -135,7 +135,7 @@ class Bench:
         folder = Path(tempfile.mkdtemp(prefix="run.", dir=self.work))
         try:
             result = getattr(self, f"_{cell.kind}")(cell, system, folder, state)
-            stored = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+            stored = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.name.startswith("index."))
             return {**result, "stored_bytes": stored} if stored else dict(result)
         finally:
             shutil.rmtree(folder)
@@ -168,12 +168,12 @@ class Bench:
     def _scan(self, cell: Cell, system: str, folder: Path, state: dict[str, Path]) -> Result:
         if system in C_FLAGS:
             result = self._c("log_read_limit", *_segments(state["files"]), lz4=cell.compression == "lz4")
-            result["entries"] *= cell.batch     # it counts batches
+            result = _in_entries(result, cell.batch)
         else:
             result = self._python("scan", cell, system, state[needed_peer(system) or system],
                                   compression=cell.compression)
             if system == "kudu-native":
-                result["entries"] *= cell.batch
+                result = _in_entries(result, cell.batch)
         expected = cells.call_count(cell, _read_scale(self.scale)) * cell.batch
         if result["entries"] != expected:
             raise Failed(f"{result['entries']} entries were read, {expected} were written")
@@ -252,6 +252,11 @@ class Bench:
             return _answer([str(self.work / program), *texts])
         return _answer([sys.executable, str(HERE / "work.py"), "--c", str(self.work / f"{program}.so"), *texts,
                         "--lz4-lib", str(_lz4_library())])
+
+
+def _in_entries(result: Result, batch: int) -> Result:
+    """The answer of a program that counts batches."""
+    return {**result, "entries": result["entries"] * batch, "entries_per_s": result["entries_per_s"] * batch}
 
 
 def _answer(command: list[str]) -> Result:
