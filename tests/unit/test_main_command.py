@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -91,7 +92,7 @@ def test_kudus_flag_spelling_is_accepted() -> None:
 def test_output_does_not_depend_on_the_locale() -> None:
     path = str(one_file("tablet-meta", "s01"))
     outputs = {subprocess.run([sys.executable, "-m", "kudu_storage", "pbc", "dump", "-json", path], check=True,
-                              capture_output=True, env={"PYTHONIOENCODING": encoding}).stdout
+                              capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding}).stdout
                for encoding in ("utf-8", "ascii", "latin-1")}
     assert len(outputs) == 1
 
