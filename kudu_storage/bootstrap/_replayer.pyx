@@ -124,10 +124,10 @@ cdef enum:
     PROJECTION_COUNT_MAX = 64
 
 
-cdef class _KnownSchema:
-    """A client schema's bytes and what it maps to."""
-    cdef bytes raw
-    cdef Projection projection
+cdef struct KnownSchema:
+    const uint8_t* raw          # a client schema's bytes
+    size_t size
+    const ProjectionInfo* projection
 
 
 cdef class Replayer:
@@ -140,10 +140,13 @@ cdef class Replayer:
     cdef MemRowSet rows
     cdef RowLayout layout
     cdef const LayoutInfo* info
-    cdef list known                     # _KnownSchema, newest first, of the current layout
-    cdef const ProjectionInfo* projection
-    cdef const uint8_t* projection_schema   # bytes of the client schema that `projection` belongs to
-    cdef size_t projection_schema_bytes
+    # Client schemas met under the current layout. Clients of several kinds take turns within a chunk, so a write's
+    # schema is looked up here without Python. `keeps` holds the objects that `known` points into, slot by slot.
+    cdef KnownSchema[PROJECTION_COUNT_MAX] known
+    cdef size_t known_count
+    cdef size_t known_next              # the slot to use next: the oldest once all are in use
+    cdef list keeps
+    cdef const KnownSchema* selected    # that of the write in hand; NULL: none yet
     cdef RowScratch scratch
     # the window (P1): slot of index i is ring[(head + i - first_pending) & mask]
     cdef PendingOp* ring
@@ -200,7 +203,7 @@ cdef class Replayer:
         self.rows = rows
         self.layout = layout
         self.info = &layout.info
-        self.known = []
+        self.keeps = [None] * PROJECTION_COUNT_MAX
         self.scratch = RowScratch()
         self.scratch.reserve(max(layout.info.column_count, 1))
         self.mask = 255
@@ -255,8 +258,6 @@ cdef class Replayer:
             self.chunk = None
         if event == EVENT_CLIENT_SCHEMA or event == EVENT_ALTER:
             self.event_raw = self._event_bytes(event)
-            if event == EVENT_CLIENT_SCHEMA and self._use_known(self.event_raw):
-                return self.resume()
         if event == EVENT_PROBLEM:
             self._note_cut()
         return event
@@ -273,12 +274,14 @@ cdef class Replayer:
 
     def add_projection(self, Projection projection not None):
         """Answer to CLIENT_SCHEMA."""
-        cdef _KnownSchema known = _KnownSchema()
-        known.raw = self.event_raw
-        known.projection = projection
-        self.known.insert(0, known)
-        del self.known[PROJECTION_COUNT_MAX:]
-        self._select(known)
+        cdef KnownSchema* slot = &self.known[self.known_next]
+        self.keeps[self.known_next] = (self.event_raw, projection)
+        slot.raw = <const uint8_t*> <const char*> self.event_raw
+        slot.size = len(self.event_raw)
+        slot.projection = &projection.info
+        self.selected = slot
+        self.known_next = (self.known_next + 1) % PROJECTION_COUNT_MAX
+        self.known_count = max(self.known_count, self.known_next or PROJECTION_COUNT_MAX)
 
     def set_layout(self, RowLayout layout not None):
         """Answer to ALTER: rows from now on are of this layout."""
@@ -286,8 +289,9 @@ cdef class Replayer:
         self.layout = layout
         self.info = &layout.info
         self.scratch.reserve(max(layout.info.column_count, 1))
-        self.known = []
-        self.projection = NULL
+        self.known_count = 0
+        self.known_next = 0
+        self.selected = NULL
         self._front_done()
 
     def keep_layout(self):
@@ -424,20 +428,6 @@ cdef class Replayer:
             return PyBytes_FromStringAndSize(<const char*> op.request.data, op.request.size)
         _parse_write(op.request, &write)
         return PyBytes_FromStringAndSize(<const char*> write.schema.data, write.schema.size)
-
-    cdef bint _use_known(self, bytes raw) except -1:
-        cdef _KnownSchema known
-        for known in self.known:
-            if known.raw == raw:
-                self._select(known)
-                return True
-        return False
-
-    cdef int _select(self, _KnownSchema known) except -1:
-        self.projection = &known.projection.info
-        self.projection_schema = <const uint8_t*> <const char*> known.raw
-        self.projection_schema_bytes = len(known.raw)
-        return 0
 
     cdef int _front_done(self) except -1:
         """The ALTER in hand is applied."""
@@ -743,11 +733,10 @@ cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
         if op.committed and _has_failed(op.result):
             return EVENT_DONE
         if op.request.data == NULL:
-            return _problem(self, PROBLEM_WRITE_MALFORMED, op.term, index, -1, op.file_offset)
+            return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, -1)
         return EVENT_ALTER
     if op.op_type == OP_PARTICIPANT:
-        self.problem_segment = op.segment
-        return _problem(self, PROBLEM_TRANSACTION, op.term, index, -1, op.file_offset)
+        return _write_problem(self, PROBLEM_TRANSACTION, op, index, -1)
     return EVENT_DONE
 
 
@@ -840,6 +829,22 @@ cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
     return 1
 
 
+cdef inline bint _is_schema(const KnownSchema* known, Slice schema) noexcept nogil:
+    return known.size == schema.size and memcmp(known.raw, schema.data, schema.size) == 0
+
+
+cdef bint _select_schema(Replayer self, Slice schema) noexcept nogil:
+    """Point `selected` at the client schema with these bytes; False: not met yet."""
+    cdef size_t i
+    if self.selected != NULL and _is_schema(self.selected, schema):
+        return True
+    for i in range(self.known_count):
+        if _is_schema(&self.known[i], schema):
+            self.selected = &self.known[i]
+            return True
+    return False
+
+
 cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
     cdef WriteRequest write
     cdef Cursor rows, results
@@ -852,14 +857,13 @@ cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogi
         return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, -1)
     if write.has_transaction:
         return _write_problem(self, PROBLEM_TRANSACTION, op, index, -1)
-    if self.projection == NULL or write.schema.size != self.projection_schema_bytes \
-            or memcmp(write.schema.data, self.projection_schema, write.schema.size) != 0:
+    if not _select_schema(self, write.schema):
         return EVENT_CLIENT_SCHEMA
     rows = cursor_of(write.rows.data, write.rows.size)
     results = cursor_of(op.result.data, op.result.size)
     counter = write.auto_counter
     while True:
-        decoded = decode_row(&rows, write.indirect, self.projection, self.info, row, &counter)
+        decoded = decode_row(&rows, write.indirect, self.selected.projection, self.info, row, &counter)
         if decoded == DECODE_END:
             break
         if decoded != DECODE_OK:
