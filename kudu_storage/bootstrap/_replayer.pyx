@@ -7,7 +7,9 @@ therefore runs per chunk and per schema, never per entry or row.
 P1  Pending operations are those of the indexes first_pending .. next_index, one slot each, in a ring.
 P2  A slot's bytes point into the chunk in hand, or were copied out at the chunk's end, or were left in the segment when
     copies would exceed PENDING_BYTES_MAX (then they are read again when needed).
-P3  After a problem nothing more is applied; entries are still counted. Rows of the operation in hand, if some were
+P3  A COMMIT can be written before that of an operation before it, which a crash then loses. A row that such an operation
+    without COMMIT names stays as it was before it: what later operations made of it is not known here.
+P4  After a problem nothing more is applied; entries are still counted. Rows of the operation in hand, if some were
     applied, are hidden by `cut_timestamp`.
 May not touch: files, sockets. One thread at a time.
 """
@@ -168,6 +170,7 @@ cdef class Replayer:
     cdef int64_t finish_index
     cdef bint finishing
     cdef bint include_pending
+    cdef MemRowSet in_doubt             # at the end: keys that an operation without COMMIT names (P3); else None
     # results
     cdef Counters counters
     cdef int64_t by_type[OP_TYPE_COUNT]
@@ -267,6 +270,9 @@ cdef class Replayer:
         pending, in order, worked out from the rows' state. Returns an event."""
         self.include_pending = include_pending
         self.finishing = True
+        if not include_pending and self.highest_buffered > self.first_pending:
+            self.in_doubt = MemRowSet()
+            self.in_doubt.add_layout(RowLayout(self.layout.schema))
         self.finish_index = self.first_pending
         if self.problem_code != PROBLEM_NONE and self.problem_code != PROBLEM_STOPPED:
             return EVENT_DONE
@@ -705,12 +711,19 @@ cdef int _finish(Replayer self) noexcept nogil:
     cdef int status
     while self.finish_index < self.next_index:
         op = self._slot(self.finish_index)
-        if (op.committed or self.include_pending) and not op.applied:
+        if op.committed or self.include_pending:
+            if not op.applied:
+                status = _apply(self, op, self.finish_index)
+                if status != EVENT_DONE:
+                    return status
+                op.applied = True
+                self.counters.ops_applied += 1
+        elif self.finish_index >= self.highest_buffered or op.op_type == OP_ALTER_SCHEMA:
+            return EVENT_DONE       # no COMMIT follows, or what follows needs a schema that may not be
+        elif op.op_type == OP_WRITE:
             status = _apply(self, op, self.finish_index)
             if status != EVENT_DONE:
                 return status
-            op.applied = True
-            self.counters.ops_applied += 1
         self.finish_index += 1
     return EVENT_DONE
 
@@ -916,13 +929,21 @@ cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, in
         return EVENT_DONE
     if row.fault != ROW_VALID:
         if outcome == OUTCOME_OPEN:
-            self.counters.rows_failed += 1
+            self.counters.rows_failed += self.in_doubt is None
             return EVENT_DONE
         if outcome == OUTCOME_MUTATED:
             self.problem_detail = row.fault
             return _write_problem(self, PROBLEM_ROW_INVALID, op, index, number)
         self.counters.rows_ignored += 1
         return EVENT_DONE
+    if self.in_doubt is not None:
+        self.in_doubt.find(row, &position)
+        if not op.committed:        # only to note its rows
+            return EVENT_DONE if position.found or self.in_doubt.insert_ghost(&position, row, op.timestamp) == 0 \
+                else EVENT_MEMORY
+        if position.found:
+            self.counters.rows_unknown += 1
+            return EVENT_DONE
     self.rows.find(row, &position)
     state = self.rows.state_at(&position)
     if state == STATE_ABSENT:

@@ -4,7 +4,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from crafted_log import KEY_AND_TEXT, CraftedLog, client_of, int64
+import pytest
+from crafted_log import KEY_AND_TEXT, CraftedLog, RowOperation, client_of, column, int64
 
 from kudu_storage.bootstrap import replay
 from kudu_storage.common.row_codec import RowOp
@@ -38,3 +39,47 @@ def test_more_client_schemas_than_are_remembered(tmp_path: Path) -> None:
     assert result.report.problems == []
     assert result.tablet is not None
     assert list(result.tablet.rows()) == [(i, str(i)) for i in range(1000)]
+
+
+INSERT_ONE = (RowOp.INSERT, {0: int64(1), 1: b"inserted"})
+UPDATE_ONE = (RowOp.UPDATE, {0: int64(1), 1: b"updated"})
+UPDATE_ZERO = (RowOp.UPDATE, {0: int64(0), 1: b"updated"})
+DELETE_ZERO = (RowOp.DELETE, {0: int64(0)})
+INSERT_ZERO = (RowOp.INSERT, {0: int64(0), 1: b"again"})
+ZERO = (0, "zero")
+
+
+@pytest.mark.parametrize(("lost", "kept", "shown", "with_pending"), [
+    (INSERT_ONE, UPDATE_ONE, [ZERO], [ZERO, (1, "updated")]),
+    (DELETE_ZERO, INSERT_ZERO, [ZERO], [(0, "again")]),
+    (UPDATE_ZERO, DELETE_ZERO, [ZERO], []),
+    (UPDATE_ZERO, INSERT_ONE, [ZERO, (1, "inserted")], [(0, "updated"), (1, "inserted")]),
+])
+def test_a_crash_may_lose_an_earlier_commit_and_keep_a_later_one(
+        tmp_path: Path, lost: RowOperation, kept: RowOperation, shown: list[object],
+        with_pending: list[object]) -> None:
+    log = CraftedLog()
+    log.applied([(RowOp.INSERT, {0: int64(0), 1: b"zero"})])
+    log.write([lost])
+    log.commit(log.write([kept]), 1)
+    folder = log.save(tmp_path)
+    for ask, expected in ((False, shown), (True, with_pending)):
+        result = replay(folder, include_pending=ask)
+        assert (result.report.problems, result.report.pending) == ([], ["1.2"])
+        assert result.tablet is not None
+        assert list(result.tablet.rows()) == expected
+
+
+def test_nothing_is_applied_past_a_pending_schema_change(tmp_path: Path) -> None:
+    log = CraftedLog()
+    log.applied([(RowOp.INSERT, {0: int64(0), 1: b"zero"})])
+    log.schema = Schema((*KEY_AND_TEXT.columns, column("w", "INT64", nullable=True, id=12)))
+    log.alter(log.schema, 1)
+    log.applied([(RowOp.INSERT, {0: int64(1), 1: b"one", 2: int64(11)})])
+    log.schema = KEY_AND_TEXT       # of the segment's header
+    folder = log.save(tmp_path)
+    without, included = replay(folder), replay(folder, include_pending=True)
+    assert without.report.problems == included.report.problems == []
+    assert without.tablet is not None and included.tablet is not None
+    assert list(without.tablet.rows()) == [(0, "zero")]
+    assert list(included.tablet.rows()) == [(0, "zero", None), (1, "one", 11)]
