@@ -10,6 +10,8 @@ from crafted_log import KEY_AND_TEXT, CraftedLog, RowOperation, client_of, colum
 from kudu_storage.bootstrap import replay
 from kudu_storage.common.row_codec import RowOp
 from kudu_storage.common.schema import Schema
+from kudu_storage.errors import InvalidArgument
+from kudu_storage.tablet.replayed import merged_scan
 
 
 def _two_clients() -> tuple[Schema, Schema]:
@@ -83,3 +85,42 @@ def test_nothing_is_applied_past_a_pending_schema_change(tmp_path: Path) -> None
     assert without.tablet is not None and included.tablet is not None
     assert list(without.tablet.rows()) == [(0, "zero")]
     assert list(included.tablet.rows()) == [(0, "zero", None), (1, "one", 11)]
+
+
+@pytest.mark.parametrize(("before", "after"), [("INT8", "DECIMAL128"), ("INT64", "STRING"), ("BINARY", "INT64")])
+def test_a_schema_change_that_gives_a_column_another_type_ends_the_replay(
+        tmp_path: Path, before: str, after: str) -> None:
+    log = CraftedLog(Schema((KEY_AND_TEXT.columns[0], column("v", before, id=11))))
+    cell = bytes(log.schema.columns[1].type.width_bytes)
+    log.applied([(RowOp.INSERT, {0: int64(i), 1: cell}) for i in range(3)])
+    log.commit(log.alter(Schema((KEY_AND_TEXT.columns[0], column("v", after, id=11))), 1))
+    result = replay(log.save(tmp_path))
+    assert [p.kind for p in result.report.problems] == ["schema_untrusted"]
+    assert result.tablet is not None
+    assert [c.type.name for c in result.tablet.schema] == ["INT64", before]
+    assert result.report.rows == 3
+
+
+def test_tablets_whose_columns_differ_in_type_are_not_merged(tmp_path: Path) -> None:
+    tablets = []
+    for name in ("INT8", "DECIMAL128", "STRING"):
+        log = CraftedLog(Schema((KEY_AND_TEXT.columns[0], column("v", name, id=11))))
+        log.applied([(RowOp.INSERT, {0: int64(1), 1: bytes(log.schema.columns[1].type.width_bytes)})])
+        tablets.append(replay(log.save(tmp_path / name)).tablet)
+    for other in tablets[1:]:
+        assert tablets[0] is not None and other is not None
+        for pair in ([tablets[0], other], [other, tablets[0]]):
+            with pytest.raises(InvalidArgument, match="not of one table"):
+                merged_scan(pair)
+
+
+def test_descending_keys_above_a_full_leaf_share_leaves(tmp_path: Path) -> None:
+    log = CraftedLog(Schema((KEY_AND_TEXT.columns[0],)))
+    keys = [*range(64), *range(10**9, 10**9 - 20_000, -1)]
+    for at in range(0, len(keys), 1000):
+        log.applied([(RowOp.INSERT, {0: int64(k)}) for k in keys[at:at + 1000]])
+    result = replay(log.save(tmp_path))
+    assert result.tablet is not None
+    assert [row[0] for row in result.tablet.rows()] == sorted(keys)
+    # A chunk of 2 MiB for the rows, and leaves that are at least half full.
+    assert result.report.memory_bytes < (2 << 20) + len(keys) * 40
