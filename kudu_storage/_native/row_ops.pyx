@@ -213,6 +213,11 @@ cdef DecodeStatus decode_row(Cursor* rows, Slice indirect, const ProjectionInfo*
         status = _read_cell(rows, indirect, &layout.columns[column], &row.cells[column], &row.sizes[column])
         if status != DECODE_OK:
             return status
+        if layout.columns[column].width == 0:
+            # Clients write each cell's bytes once. Were sharing allowed, a short request could make rows without end.
+            row.indirect_bytes += row.sizes[column]
+            if row.indirect_bytes > indirect.size:
+                return DECODE_BAD_INDIRECT
         row.states[column] = CELL_SET
     if layout.auto_increment >= 0:
         _take_auto_increment(layout, row, counter)

@@ -875,6 +875,7 @@ cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogi
     rows = cursor_of(write.rows.data, write.rows.size)
     results = cursor_of(op.result.data, op.result.size)
     counter = write.auto_counter
+    row.indirect_bytes = 0
     while True:
         decoded = decode_row(&rows, write.indirect, self.selected.projection, self.info, row, &counter)
         if decoded == DECODE_END:

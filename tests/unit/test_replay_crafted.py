@@ -124,3 +124,21 @@ def test_descending_keys_above_a_full_leaf_share_leaves(tmp_path: Path) -> None:
     assert [row[0] for row in result.tablet.rows()] == sorted(keys)
     # A chunk of 2 MiB for the rows, and leaves that are at least half full.
     assert result.report.memory_bytes < (2 << 20) + len(keys) * 40
+
+
+def test_cells_that_share_bytes_make_no_rows(tmp_path: Path) -> None:
+    log = CraftedLog()
+    log.applied([(RowOp.INSERT, {0: int64(0), 1: b"good"})])
+    write = log.write([(RowOp.INSERT, {0: int64(i), 1: b"x" * 1000}) for i in range(1, 1001)])
+    log.commit(write, 1000)
+    request = write.replicate.write_request.row_operations
+    # Every cell is the last column of its row: u64 offset, u64 size.
+    row_bytes = len(request.rows) // 1000
+    first = request.rows[row_bytes - 16:row_bytes]
+    request.rows = b"".join(request.rows[i:i + row_bytes - 16] + first
+                            for i in range(0, len(request.rows), row_bytes))
+    request.indirect_data = request.indirect_data[:1000]
+    result = replay(log.save(tmp_path))
+    assert [p.kind for p in result.report.problems] == ["bad_format"]
+    assert result.tablet is not None
+    assert list(result.tablet.rows()) == [(0, "good")]
