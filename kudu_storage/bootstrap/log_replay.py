@@ -40,7 +40,7 @@ from kudu_storage.errors import (
 from kudu_storage.fs.layout import TabletFiles, find_tablets
 from kudu_storage.protos import enum_name, message_class
 from kudu_storage.tablet.replayed import ReplayedTablet
-from kudu_storage.wal.judgement import judge_end
+from kudu_storage.wal.judgement import judge_end, unreadable_end
 from kudu_storage.wal.reader import Segment, SegmentFile, check_sequence, list_segments, open_segment
 from kudu_storage.wal.report import Problem, SegmentReport, SegmentStatus
 from kudu_storage.wal.sequence import tablet_problems, trusted_run
@@ -336,7 +336,10 @@ class _Run:
         segment = self._segments[scanned.number]
         counts = self._replayer.counts
         delta = {name: counts[name] - before[name] for name in counts}
-        end = judge_end(segment, scanned.scanner, delta["entries"], self._malformed.pop(scanned.number, None))
+        if scanned.error is not None:
+            end = unreadable_end(segment, scanned.scanner, delta["entries"], scanned.error)
+        else:
+            end = judge_end(segment, scanned.scanner, delta["entries"], self._malformed.pop(scanned.number, None))
         self.report.problems += end.problems
         if scanned.number < len(self._segments) - 1 and end.status == "torn_tail":
             self._add_problem("torn_tail", segment.sequence, end.offset,

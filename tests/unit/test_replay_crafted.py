@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from crafted_log import KEY_AND_TEXT, CraftedLog, RowOperation, client_of, column, int64
 
+from kudu_storage._native.segment import BatchChunk, SegmentScanner
 from kudu_storage.bootstrap import replay
 from kudu_storage.common.row_codec import RowOp
 from kudu_storage.common.schema import Schema
-from kudu_storage.errors import InvalidArgument
+from kudu_storage.errors import DiskError, InvalidArgument
 from kudu_storage.tablet.replayed import merged_scan
+from kudu_storage.wal.reader import Segment
+from kudu_storage.wal.verify import verify
 
 
 def _two_clients() -> tuple[Schema, Schema]:
@@ -142,3 +145,35 @@ def test_cells_that_share_bytes_make_no_rows(tmp_path: Path) -> None:
     assert [p.kind for p in result.report.problems] == ["bad_format"]
     assert result.tablet is not None
     assert list(result.tablet.rows()) == [(0, "good")]
+
+
+class _FailingScanner:
+    """A scan of a disk that breaks after the first chunk."""
+
+    def __init__(self, scanner: SegmentScanner) -> None:
+        self._scanner = scanner
+        self._failing = False
+
+    def next_chunk(self) -> BatchChunk | None:
+        if self._failing:
+            raise DiskError("read failed: Input/output error", offset=self._scanner.offset)
+        self._failing = True
+        return self._scanner.next_chunk(64)
+
+    @property
+    def offset(self) -> int:
+        return self._scanner.offset
+
+
+def test_a_read_error_keeps_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = CraftedLog()
+    for i in range(10):
+        log.applied([(RowOp.INSERT, {0: int64(i), 1: b"x" * 100})])
+    folder = log.save(tmp_path)
+    whole = Segment.scanner
+    monkeypatch.setattr(Segment, "scanner", lambda segment: _FailingScanner(whole(segment)))
+    replayed = replay(folder, include_pending=True).report
+    assert replayed.rows == 1
+    for report in (replayed, verify(folder)):
+        assert [(p.kind, p.segment) for p in report.problems] == [("io_error", 1)]
+        assert [(s.status, s.entries) for s in report.segments] == [("unreadable", 1)]
