@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from kudu_storage.bootstrap.log_replay import Replay, replay_files
+from kudu_storage.cli.flags import FlagCommand
 from kudu_storage.cli.progress import ProgressLine
 from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.errors import InvalidArgument, KuduStorageError, NotFound
@@ -47,7 +48,7 @@ class HybridTime(click.ParamType):  # type: ignore[type-arg]
         return timestamp
 
 
-@click.command()
+@click.command(cls=FlagCommand)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("tablet", required=False)
 @click.option("--at", type=HybridTime(), metavar="TIMESTAMP", help="Show only operations with a lower hybrid time.")

@@ -331,7 +331,7 @@ def test_what_is_no_index_range_is_a_usage_error(text: str, log: Path) -> None:
 
 # -- dump, grep, export: only that the options arrive; what they print is tested beside them ---------------------------
 def test_dump_grep_and_export_reach_their_functions(log: Path, tmp_path: Path) -> None:
-    lines = run("dump", "--print_entries", "id", "--print_meta", "false", str(log / SECOND)).stdout.splitlines()
+    lines = run("dump", "--print_entries", "id", "--print_meta=false", str(log / SECOND)).stdout.splitlines()
     assert len(lines) == 10 and lines[-1].startswith("COMMIT")
     result = run("grep", "--index", "45-46", str(log))
     assert result.exit_code == 0 and [line[:13] for line in result.stdout.splitlines()] == [SECOND, SECOND]
