@@ -1,4 +1,5 @@
 """See row_ops.pxd."""
+from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -135,6 +136,9 @@ cdef inline void _take_auto_increment(const LayoutInfo* layout, DecodedRow* row,
     cdef int64_t value
     if _is_insert(row.op):
         if row.states[column] != CELL_UNSET:
+            row.fault = ROW_AUTO_INCREMENT
+            return
+        if counter[0] == INT64_MAX or counter[0] < 0:       # all numbers are used, or none is known: no row
             row.fault = ROW_AUTO_INCREMENT
             return
         counter[0] += 1

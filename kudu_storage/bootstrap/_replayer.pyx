@@ -649,7 +649,7 @@ cdef int _take_commit(Replayer self, const LogEntry* entry, int64_t offset) noex
                                op.term if pending else 0, op.committed if pending else False)
     if verdict == COMMIT_ORPHAN:
         self.counters.orphan_commits += 1
-        if entry.op_type == OP_ALTER_SCHEMA and not _has_failed(entry.result):
+        if entry.op_type == OP_ALTER_SCHEMA and not _has_failed(self, entry.result):
             return _problem(self, PROBLEM_ORPHAN_ALTER, entry.term, entry.index, -1, offset)
         _check_orphan(self, entry)
         return EVENT_DONE
@@ -672,22 +672,40 @@ cdef void _check_orphan(Replayer self, const LogEntry* entry) noexcept nogil:
     cdef _Outcome outcome
     if not self.knows_flushed or self.orphan_index:
         return
-    while _next_outcome(&results, &outcome) == 1:
-        if outcome.outcome == OUTCOME_MUTATED and _is_active(self, &outcome):
+    while _next_outcome(self, &results, &outcome) == 1:
+        if outcome.outcome == OUTCOME_MUTATED and outcome.is_active:
             self.orphan_term = entry.term
             self.orphan_index = entry.index
             return
 
 
-cdef bint _is_active(Replayer self, const _Outcome* outcome) noexcept nogil:
-    """Whether the store it changed is not flushed. A rowset that the superblock does not know is gone: flushed since."""
+cdef int _read_store(Replayer self, Slice message, bint* active) noexcept nogil:
+    """Parse a MemStoreTargetPB: 0, or -1 malformed. `active`: set where that store is not flushed.
+
+    A rowset that the superblock does not know is gone: flushed since.
+    """
+    cdef Cursor cursor = cursor_of(message.data, message.size)
+    cdef Field field
+    cdef int64_t memrowset = -1, rowset = -1, delta_store = -1
     cdef Py_ssize_t i
-    if outcome.mrs_id >= 0:
-        return outcome.mrs_id > self.last_durable_mrs_id
+    while cursor_left(&cursor):
+        if not read_field(&cursor, &field):
+            return -1
+        if field.wire != 0:
+            continue
+        if field.number == 1:
+            memrowset = <int64_t> field.value
+        elif field.number == 2:
+            rowset = <int64_t> field.value
+        elif field.number == 3:
+            delta_store = <int64_t> field.value
+    if memrowset >= 0:
+        active[0] |= memrowset > self.last_durable_mrs_id
+        return 0
     for i in range(self.rowset_count):
-        if self.rowsets[2 * i] == outcome.rowset_id:
-            return outcome.dms_id > self.rowsets[2 * i + 1]
-    return False
+        if self.rowsets[2 * i] == rowset:
+            active[0] |= delta_store > self.rowsets[2 * i + 1]
+    return 0
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------
@@ -728,11 +746,11 @@ cdef int _finish(Replayer self) noexcept nogil:
     return EVENT_DONE
 
 
-cdef bint _has_failed(Slice result) noexcept nogil:
+cdef bint _has_failed(Replayer self, Slice result) noexcept nogil:
     """Whether the COMMIT of an operation without rows says that it failed."""
     cdef Cursor results = cursor_of(result.data, result.size)
     cdef _Outcome outcome
-    return _next_outcome(&results, &outcome) == 1 and outcome.outcome == OUTCOME_FAILED
+    return _next_outcome(self, &results, &outcome) == 1 and outcome.outcome == OUTCOME_FAILED
 
 
 cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
@@ -743,7 +761,7 @@ cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
     if op.op_type == OP_WRITE:
         return _apply_write(self, op, index)
     if op.op_type == OP_ALTER_SCHEMA:
-        if op.committed and _has_failed(op.result):
+        if op.committed and _has_failed(self, op.result):
             return EVENT_DONE
         if op.request.data == NULL:
             return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, -1)
@@ -789,15 +807,13 @@ cdef bint _parse_write(Slice request, WriteRequest* write) noexcept nogil:
 
 cdef struct _Outcome:
     RowOutcome outcome
-    int64_t mrs_id
-    int64_t rowset_id
-    int64_t dms_id
+    bint is_active              # a store that it changed is not flushed
 
 
-cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
+cdef int _next_outcome(Replayer self, Cursor* results, _Outcome* out) noexcept nogil:
     """The next OperationResultPB of a TxResultPB: 1, 0 at the end, -1 malformed."""
     cdef Field field
-    cdef Cursor inner, store
+    cdef Cursor inner
     cdef bint skipped = False, failed = False, mutated = False
     while True:
         if cursor_left(results) == 0:
@@ -806,9 +822,7 @@ cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
             return -1
         if field.number == 1 and field.wire == 2:
             break
-    out.mrs_id = -1
-    out.rowset_id = -1
-    out.dms_id = -1
+    out.is_active = False
     inner = cursor_of(field.bytes.data, field.bytes.size)
     while cursor_left(&inner):
         if not read_field(&inner, &field):
@@ -819,18 +833,8 @@ cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
             failed = True
         elif field.number == 3 and field.wire == 2:
             mutated = True
-            store = cursor_of(field.bytes.data, field.bytes.size)
-            while cursor_left(&store):
-                if not read_field(&store, &field):
-                    return -1
-                if field.wire != 0:
-                    continue
-                if field.number == 1:
-                    out.mrs_id = <int64_t> field.value
-                elif field.number == 2:
-                    out.rowset_id = <int64_t> field.value
-                elif field.number == 3:
-                    out.dms_id = <int64_t> field.value
+            if _read_store(self, field.bytes, &out.is_active) < 0:      # two of them while a compaction runs
+                return -1
     if failed:
         out.outcome = OUTCOME_FAILED
     elif skipped:
@@ -884,7 +888,7 @@ cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogi
             self.problem_detail = decoded
             return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, number)
         if op.committed:
-            status = _next_outcome(&results, &outcome)
+            status = _next_outcome(self, &results, &outcome)
             if status == 0:
                 return _write_problem(self, PROBLEM_RESULT_COUNT, op, index, number)
             if status < 0:
@@ -895,7 +899,7 @@ cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogi
         if status != EVENT_DONE:
             return status
         number += 1
-    if op.committed and _next_outcome(&results, &outcome) != 0:
+    if op.committed and _next_outcome(self, &results, &outcome) != 0:
         return _write_problem(self, PROBLEM_RESULT_COUNT, op, index, number)
     return EVENT_DONE
 

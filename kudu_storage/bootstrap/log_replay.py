@@ -305,11 +305,15 @@ class _Run:
         message: Any = message_class("kudu.tserver.AlterSchemaRequestPB")()
         try:
             request = _parse(message, self._replayer.event_bytes)
+            schema = Schema.from_pb(request.schema)
+            if request.schema_version == self._schemas.version and self._layout is not None \
+                    and schema == self._layout.schema:
+                self._replayer.keep_layout()    # sent twice; older servers log it twice, and do nothing the second time
+                return
             if request.schema_version <= self._schemas.version:
                 raise SchemaUntrusted(
                     f"an ALTER makes schema version {request.schema_version}, the log was at version "
                     f"{self._schemas.version}: a segment header or the tablet metadata does not belong to this log")
-            schema = Schema.from_pb(request.schema)
             layout = RowLayout(schema)
             self._replayer.set_layout(layout)
         except KuduStorageError as error:

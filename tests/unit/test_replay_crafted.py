@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 from crafted_log import KEY_AND_TEXT, CraftedLog, RowOperation, client_of, column, int64
 
+from kudu_storage._native.memrowset import MemRowSet
+from kudu_storage._native.row_layout import RowLayout
 from kudu_storage._native.segment import BatchChunk, SegmentScanner
 from kudu_storage.bootstrap import replay
+from kudu_storage.bootstrap._replayer import DONE, Replayer
 from kudu_storage.common.row_codec import RowOp
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import DiskError, InvalidArgument
 from kudu_storage.tablet.replayed import merged_scan
-from kudu_storage.wal.reader import Segment
+from kudu_storage.wal.reader import Segment, open_segment
 from kudu_storage.wal.verify import verify
 
 
@@ -177,3 +180,52 @@ def test_a_read_error_keeps_the_rows_before_it(tmp_path: Path, monkeypatch: pyte
     for report in (replayed, verify(folder)):
         assert [(p.kind, p.segment) for p in report.problems] == [("io_error", 1)]
         assert [(s.status, s.entries) for s in report.segments] == [("unreadable", 1)]
+
+
+def test_a_schema_change_that_is_logged_twice_counts_once(tmp_path: Path) -> None:
+    log = CraftedLog()
+    log.applied([(RowOp.INSERT, {0: int64(0), 1: b"zero"})])
+    log.schema = Schema((*KEY_AND_TEXT.columns, column("w", "INT64", nullable=True, id=12)))
+    for _ in range(2):
+        log.commit(log.alter(log.schema, 1))
+    log.applied([(RowOp.INSERT, {0: int64(1), 1: b"one", 2: int64(11)})])
+    log.schema = KEY_AND_TEXT       # of the segment's header
+    result = replay(log.save(tmp_path))
+    assert result.report.problems == []
+    assert result.tablet is not None
+    assert list(result.tablet.rows()) == [(0, "zero", None), (1, "one", 11)]
+
+
+@pytest.mark.parametrize("counter", [2**63 - 1, -1])
+def test_numbers_that_no_server_gives_out_make_no_row(tmp_path: Path, counter: int) -> None:
+    numbered = column("auto_incrementing_id", "INT64", is_key=True, auto_incrementing=True, id=12)
+    log = CraftedLog(Schema((KEY_AND_TEXT.columns[0], numbered, KEY_AND_TEXT.columns[1])))
+    write = log.write([(RowOp.INSERT, {0: int64(0), 2: b"zero"})])
+    write.replicate.write_request.auto_incrementing_column.auto_incrementing_counter = counter
+    log.commit(write, 1)
+    report = replay(log.save(tmp_path)).report
+    assert (report.rows, [p.kind for p in report.problems]) == (0, ["contradiction"])
+
+
+@pytest.mark.parametrize(("stores", "active"), [
+    ([{"mrs_id": 1}], True), ([{"mrs_id": 0}], False), ([{"rs_id": 4, "dms_id": 0}], False),
+    ([{"rs_id": 4, "dms_id": 1}], True), ([{"rs_id": 99, "dms_id": 9}], False),
+    ([{"rs_id": 4, "dms_id": 1}, {"rs_id": 99, "dms_id": 0}], True),
+    ([{"rs_id": 99, "dms_id": 0}, {"rs_id": 4, "dms_id": 1}], True),
+])
+def test_an_orphaned_commit_needs_replay_if_any_of_its_stores_is_not_flushed(
+        tmp_path: Path, stores: list[dict[str, int]], active: bool) -> None:
+    log = CraftedLog(next_index=8)
+    write = log.write([(RowOp.UPDATE, {0: int64(0), 1: b"x"})])
+    log.commit(write)
+    result = log.entries[-1].commit.result.ops.add()
+    for store in stores:
+        result.mutated_stores.add(**store)
+    rows, layout = MemRowSet(), RowLayout(KEY_AND_TEXT)
+    rows.add_layout(layout)
+    replayer = Replayer(rows, layout, last_durable_mrs_id=0, rowsets=[(4, 0)])
+    log.entries = log.entries[-1:]
+    with open_segment(log.save(tmp_path) / "wal-000000001") as segment:
+        for chunk in segment.scan():
+            assert replayer.feed(chunk, 0) == DONE
+    assert replayer.orphan_to_replay == ((1, 8) if active else None)
