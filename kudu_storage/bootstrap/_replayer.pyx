@@ -535,6 +535,20 @@ cdef int _problem(Replayer self, ProblemCode code, int64_t term, int64_t index, 
     return EVENT_PROBLEM
 
 
+cdef bint _spoilt(Cursor batch) noexcept nogil:
+    """Whether a batch of several entries has one that cannot be parsed. Then none of them counts, as on a server: its
+    good ones must not be applied before the bad one shows. A single entry shows itself at once."""
+    cdef Cursor rest = batch
+    cdef Field field
+    cdef LogEntry entry
+    cdef int status = 1
+    if not cursor_left(&rest) or (read_field(&rest, &field) and not cursor_left(&rest)):
+        return False
+    while status > 0:
+        status = next_entry(&batch, &entry)
+    return status < 0
+
+
 cdef int _run(Replayer self) noexcept nogil:
     """Apply what is ready, then take entries, until the chunk is used up or an event comes."""
     cdef int status
@@ -552,7 +566,9 @@ cdef int _run(Replayer self) noexcept nogil:
             self.in_batch = True
             self.ordinal = 0
             self.counters.batches += 1
-        status = next_entry(&self.cursor, &entry)
+            status = -1 if _spoilt(self.cursor) else next_entry(&self.cursor, &entry)
+        else:
+            status = next_entry(&self.cursor, &entry)
         if status == 0:
             self.in_batch = False
             self.batch += 1

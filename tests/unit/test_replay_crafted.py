@@ -15,7 +15,9 @@ from kudu_storage.bootstrap._replayer import DONE, Replayer
 from kudu_storage.common.row_codec import RowOp
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import DiskError, InvalidArgument
+from kudu_storage.protos import message_class
 from kudu_storage.tablet.replayed import merged_scan
+from kudu_storage.wal import format as spec
 from kudu_storage.wal.reader import Segment, open_segment
 from kudu_storage.wal.verify import verify
 
@@ -229,3 +231,20 @@ def test_an_orphaned_commit_needs_replay_if_any_of_its_stores_is_not_flushed(
         for chunk in segment.scan():
             assert replayer.feed(chunk, 0) == DONE
     assert replayer.orphan_to_replay == ((1, 8) if active else None)
+
+
+def test_no_entry_counts_of_a_batch_that_cannot_be_parsed(tmp_path: Path) -> None:
+    log = CraftedLog()
+    log.applied([(RowOp.INSERT, {0: int64(0), 1: b"zero"})])
+    folder = log.save(tmp_path)
+    log.entries = []
+    log.applied([(RowOp.INSERT, {0: int64(1), 1: b"one"})])
+    batch = message_class("kudu.log.LogEntryBatchPB")(entry=log.entries).SerializeToString()
+    with open(folder / "wal-000000001", "ab") as segment:
+        segment.write(spec.build_entry(batch + b"\x0a\x7f\x01", spec.Codec.NONE))
+    result = replay(folder)
+    assert result.tablet is not None
+    assert list(result.tablet.rows()) == [(0, "zero")]
+    assert result.report.problems == []
+    for report in (result.report, verify(folder)):
+        assert [(s.status, s.entries) for s in report.segments] == [("torn_tail", 2)]

@@ -188,6 +188,13 @@ def test_repair_of_a_whole_log_is_a_copy(log: Path, tmp_path: Path) -> None:
     assert report.complete and contents(tmp_path / "out") == contents(log)
 
 
+def test_repair_does_not_write_below_its_input(log: Path) -> None:
+    before = sorted(log.iterdir())
+    with pytest.raises(InvalidArgument, match="the input folder"):
+        repair(log, log / "out")
+    assert sorted(log.iterdir()) == before
+
+
 def test_repair_cuts_the_damaged_segment_drops_what_follows_and_spares_its_input(log: Path, tmp_path: Path) -> None:
     flip(log / FIRST, 20_000)
     before = contents(log)
