@@ -67,6 +67,8 @@ def replay(directory: Path, tablet: str | None, at: int | None, include_pending:
     """
     if row_format is None and out is not None:
         row_format = _SUFFIXES.get(out.suffix.lower(), "jsonl")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):   # told now, not after the replay
+        raise click.BadParameter(f"{out} is a folder, or in none that exists", param_hint="--out")
     to_stdout = row_format is not None and out is None
     if to_stdout and report == "json":
         raise click.UsageError("rows and the report would both go to standard output: give --out FILE for the rows")
