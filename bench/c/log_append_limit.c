@@ -4,11 +4,12 @@
  *                      [--lz4-lib SO] [--segment-bytes N]
  *         One thread. Per batch: copy each entry behind its envelope, CRC-32C of body and header, one pwrite into a file
  *         preallocated by fallocate; files roll at the segment size. No sync. --group N: one pwritev per N batches.
- *     log_append_limit ... --sync --seconds N --producers N [--zeroed] [--direct]
+ *     log_append_limit ... --sync --seconds N --producers N [--zeroed] [--direct] [--one-thread]
  *         Threads that append a batch each and wait until it is durable: one write and one fdatasync per group, a group
  *         being whatever arrived during the one before. --zeroed: segments are filled with zeros and synced ahead by a
  *         thread beside, so that fdatasync finds no metadata to write. --direct: O_DIRECT | O_DSYNC, no fdatasync; the
- *         last block is written again by the next group.
+ *         last block is written again by the next group. --one-thread: no threads; one batch of each producer, one write,
+ *         one fdatasync, and again. Nobody is woken, so this is the disk's limit, where many threads show the scheduler's.
  *
  * POOL holds payloads of entry-bytes, a power of two of them; an entry is an 8-byte counter and the payload of counter
  * modulo their number, without its first 8 bytes. The lz4 wheel's shared object needs an interpreter around it: the runner builds this text as a shared object too
@@ -277,6 +278,26 @@ static void *produce(void *argument) {
     return NULL;
 }
 
+/* All producers in the caller's thread: a group is one batch of each. */
+static void produce_alone(struct producer *self, size_t producers) {
+    uint64_t number = 0;
+    uint8_t *scratch = need(malloc(job.body_bytes)), *to = durable.collecting + BLOCK_BYTES;
+    for (double started = wall_now(); started < durable.until;) {
+        size_t bytes = 0;
+        for (size_t i = 0; i < producers; i++, number += job.batch)
+            bytes += make_batch(to + bytes, number, scratch);
+        write_group(to, bytes);
+        durable.syncs++;
+        durable.written += bytes;
+        double ended = wall_now();
+        if (self->sample_count < SAMPLES_MAX)
+            self->samples[self->sample_count++] = (float)(ended - started);
+        started = ended;
+    }
+    durable.entries = number;
+    free(scratch);
+}
+
 static int by_value(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;
     return (x > y) - (x < y);
@@ -290,7 +311,7 @@ static uint8_t *group_buffer(size_t bytes) {
     return memory;
 }
 
-static void append_durably(size_t producers, double seconds) {
+static void append_durably(size_t producers, double seconds, int one_thread) {
     struct producer *all = need(calloc(producers, sizeof *all));
     pthread_t preparing;
     durable.capacity = producers * (HEADER_BYTES + job.stored_max) + 3 * BLOCK_BYTES;
@@ -305,12 +326,15 @@ static void append_durably(size_t producers, double seconds) {
     for (size_t i = 0; i < producers; i++) {
         all[i].first = i << 40;
         all[i].samples = need(malloc(SAMPLES_MAX * sizeof(float)));
-        if (pthread_create(&all[i].thread, NULL, produce, &all[i]))
+        if (!one_thread && pthread_create(&all[i].thread, NULL, produce, &all[i]))
             die("cannot start a thread");
     }
+    if (one_thread)
+        produce_alone(all, producers);
     size_t count = 0;
     for (size_t i = 0; i < producers; i++) {
-        pthread_join(all[i].thread, NULL);
+        if (!one_thread)
+            pthread_join(all[i].thread, NULL);
         count += all[i].sample_count;
     }
     close_segment(&durable.segment);
@@ -372,7 +396,8 @@ int main(int argc, char **argv) {
         job.scratch = need(malloc(job.body_bytes));
     }
     if (has_option(argc, argv, "--sync"))
-        append_durably(option_number(argc, argv, "--producers", 1), option_number(argc, argv, "--seconds", 2));
+        append_durably(option_number(argc, argv, "--producers", 1), option_number(argc, argv, "--seconds", 2),
+                       has_option(argc, argv, "--one-thread"));
     else
         append_all();
     fflush(stdout);

@@ -15,7 +15,7 @@ GROUPED_CALLS = 1000
 DURABLE_ENTRY_BYTES = 1024
 READ_ENTRY_BYTES = 256
 ALL_PEERS = ("driver", "kudu", "naive", "rocksdict", "lmdb", "sqlite")
-DURABLE_C = ("c", "c-zeroed", "c-direct", "c-zeroed-direct")
+DURABLE_C = ("c", "c-one-thread", "c-zeroed", "c-direct", "c-zeroed-direct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _append_cells() -> list[Cell]:
 
 def _durable_cells() -> list[Cell]:
     return [Cell(f"durable/{mode}/{producers}", "durable",
-                 (DURABLE_C if mode == "threads" else ("c",)) + ALL_PEERS[1:],
+                 (DURABLE_C if mode == "threads" else DURABLE_C[:2]) + ALL_PEERS[1:],
                  entry_bytes=DURABLE_ENTRY_BYTES, mode=mode, producers=producers)
             for mode in ("threads", "asyncio") for producers in PRODUCERS]
 

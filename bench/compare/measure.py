@@ -33,7 +33,7 @@ POOL_ENTRIES_MAX = 1024
 CACHE_WINDOW = 8192
 GROUP_BYTES = 1 << 20       # what c-grouped joins into one pwritev, at most
 C_FLAGS: dict[str, tuple[str, ...]] = {
-    "c": (), "c-bare": (), "c-grouped": (), "c-two-step": ("--two-step",),
+    "c": (), "c-bare": (), "c-grouped": (), "c-two-step": ("--two-step",), "c-one-thread": ("--one-thread",),
     "c-zeroed": ("--zeroed",), "c-direct": ("--direct",), "c-zeroed-direct": ("--zeroed", "--direct"),
 }
 WORDS = ("insert", "update", "tablet", "leader", "peer-0", "commit", "row", "INT64", "timestamp=", "value:", ", ")
@@ -47,11 +47,16 @@ class Failed(Exception):
 
 @dataclass(slots=True)
 class Outcome:
-    """All rounds of a cell. runs: by program, one result a round, None where it failed. absent: why one is not in."""
+    """All rounds of a cell.
+
+    runs: by program, one result a round, None where it failed. absent: why one is not in. loads: the machine's load
+    average of a minute after each round; the benchmark itself is about 1, its producers' threads more.
+    """
 
     cell: Cell
     runs: dict[str, list[Result | None]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    loads: list[float] = field(default_factory=list)
 
 
 def needed_peer(system: str) -> str | None:
@@ -111,6 +116,7 @@ class Bench:
                     turn = number % len(systems)
                     for system in systems[turn:] + systems[:turn]:
                         self._run_into(outcome, system, state)
+                    outcome.loads.append(os.getloadavg()[0])
         except Failed as error:
             outcome.absent[cell.base] = f"failed to prepare: {error}"
         return outcome

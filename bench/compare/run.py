@@ -80,6 +80,8 @@ def table(outcome: Outcome) -> str:
             lines.append(f"  {system:<32}" + "".join(f"{column:>27}" for column in _columns(outcome, system, runs)))
         if system in outcome.absent:
             lines.append(f"  {system:<32}{outcome.absent[system]}")
+    if outcome.loads:
+        lines.append(f"  load {min(outcome.loads):.1f}..{max(outcome.loads):.1f}")
     return "\n".join(lines)
 
 
@@ -117,7 +119,7 @@ def report(outcomes: list[Outcome], quick: bool, rounds: int) -> dict[str, Any]:
         "versions": peers.versions(),
         "settings": {name: peer.settings for name, peer in peers.PEERS.items() if peer.settings},
         "cells": [{
-            "cell": dataclasses.asdict(outcome.cell), "absent": outcome.absent,
+            "cell": dataclasses.asdict(outcome.cell), "absent": outcome.absent, "loads": outcome.loads,
             "systems": {system: {"runs": runs, "ratio": ratio(outcome, system, False),
                                  "ratio_without_driver": ratio(outcome, system, True)}
                         for system, runs in outcome.runs.items()},
