@@ -86,7 +86,7 @@ def test_fsync_loses_nothing_acknowledged_at_any_call(run: str, codec: str, tmp_
     options = {"segment_size": "16KiB", "compression": codec}
     with scripted(tmp_path / "log", **options) as script:
         RUNS[run](script)
-    crash_everywhere(script, counts, 4, **options)
+    crash_everywhere(script, counts, 16, **options)
     counts.runs.add(f"{run} {codec}")
 
 

@@ -9,6 +9,7 @@ moment at or before k allows:
 """
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,10 +96,9 @@ class LogScript:
         return self.moments[-1]
 
     def _payload(self, size: int) -> bytes:
-        """Never the same twice, and no run of zeros that could be taken for lost bytes."""
+        """Never the same twice; not compressible, so that each codec fills as many segments."""
         self._made += 1
-        text = b"<%d>" % self._made
-        return (text * (size // len(text) + 1))[:max(size, len(text))]
+        return b"<%d>" % self._made + random.Random(self._made).randbytes(size)
 
     def _note(self, entries: tuple[bytes, ...] | None = None, certain: int | None = None) -> None:
         last = self._last
