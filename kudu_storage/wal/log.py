@@ -35,7 +35,7 @@ from kudu_storage.wal.anchors import Anchor, AnchorRegistry
 from kudu_storage.wal.log_index import IndexReader, clear_above, remove_below
 from kudu_storage.wal.log_recovery import Recovered, recover
 from kudu_storage.wal.log_truncation import truncate_segments
-from kudu_storage.wal.reader import Segment, open_segment
+from kudu_storage.wal.reader import Segment, list_segments, open_segment
 from kudu_storage.wal.retention import GcPlan, GcResult, RetentionPolicy, SegmentFacts, plan_gc
 
 if TYPE_CHECKING:
@@ -97,12 +97,10 @@ class Log:
         settings["retention"] = retention or RetentionPolicy()
         disk = Disk() if disk is None else disk
         _ensure_folder(folder, create, disk)
-        lock_fd = _lock(folder)
+        lock_fd = _lock(folder, create, disk)
         try:
             recovered = recover(folder, disk, tablet_id=tablet_id.encode() if tablet_id else None)
             settings["tablet_id"] = recovered.tablet_id or (tablet_id or secrets.token_hex(16)).encode()
-            if not create and not recovered.segments and recovered.sequence == 0:
-                raise NotFound("there is no log in this folder", path=folder, advice="create=True makes one")
             writer = _make_writer(folder, recovered, settings, disk)
             return cls(folder, writer, lock_fd, recovered, settings, disk)
         except BaseException:
@@ -391,11 +389,11 @@ class Log:
             for sequence in plan.remove:
                 self._disk.unlink(self._segment_path(sequence))
                 self._segments = [f for f in self._segments if f.sequence != sequence]
-            if plan.remove:
+                # One by one: a crash must not bring back an older segment when a younger one is gone.
                 self._disk.sync_dir(self._path)
-                if plan.first_kept_index is not None:
-                    remove_below(self._path, plan.first_kept_index)
-                    self._index.invalidate()
+            if plan.remove and plan.first_kept_index is not None:
+                remove_below(self._path, plan.first_kept_index)
+                self._index.invalidate()
             return GcResult(len(plan.remove), plan.bytes, plan.blocked_by, plan.keep)
 
     def _plan(self, segments: list[SegmentFacts], written: int) -> GcPlan:
@@ -534,19 +532,32 @@ def _ensure_folder(folder: str, create: bool, disk: Disk) -> None:
         disk.sync_dir(os.path.dirname(made))
 
 
-def _lock(folder: str) -> int:
-    """One writer a folder, across processes and within one. The lock goes with the descriptor."""
+def _lock(folder: str, create: bool, disk: Disk) -> int:
+    """One writer a folder, across processes and within one. The lock goes with the descriptor.
+
+    The file stays: it says that there is a log here, even if no segment is left (nothing appended yet, or all truncated).
+    """
     name = os.path.join(folder, LOCK_NAME)
+    flags = os.O_RDWR | os.O_CLOEXEC
     try:
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        there = os.path.exists(name)
+        if not there and not create and not list_segments(folder):
+            raise NotFound("there is no log in this folder", path=folder, advice="create=True makes one")
+        fd = os.open(name, flags if there else flags | os.O_CREAT, 0o644)
     except OSError as error:
+        if isinstance(error, NotFound):
+            raise
         raise DiskError(f"cannot open the log's folder for writing: {error.strerror}", path=folder) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        if not there:
+            disk.sync_dir(folder)
+    except BaseException as error:
         os.close(fd)
-        raise LogLocked("the log is open for writing elsewhere", path=folder,
-                        advice="close it there, or read it with kudu-storage wal") from error
+        if isinstance(error, BlockingIOError):
+            raise LogLocked("the log is open for writing elsewhere", path=folder,
+                            advice="close it there, or read it with kudu-storage wal") from error
+        raise
     return fd
 
 
