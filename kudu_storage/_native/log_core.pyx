@@ -189,7 +189,13 @@ cdef int _write_footer(LogCore* core) noexcept nogil:
 
 
 cdef int _close_segment(LogCore* core) noexcept nogil:
-    cdef int status = _write_footer(core)
+    cdef int status = 0
+    if core.unsynced_since_us:
+        # A footer on the disk says that all before it is there: it must not arrive first.
+        status = _sync(core)
+        if status < 0:
+            return status
+    status = _write_footer(core)
     if status < 0 and _is_no_space(status):
         # Nothing of the footer stays, so that the segment is again one that goes on.
         if core.ops.truncate(core.disk, core.fd, core.offset) < 0:

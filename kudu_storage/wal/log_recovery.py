@@ -9,6 +9,7 @@ Nothing is changed before all of the log was looked at: a log that is refused is
 """
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import time
@@ -23,12 +24,10 @@ from kudu_storage.common.limits import MIB
 from kudu_storage.common.opid import MINIMUM_OPID, OpId
 from kudu_storage.errors import (
     BadFormat,
-    BlankSegment,
     CorruptionError,
     InvalidArgument,
     LimitExceeded,
     MissingOperations,
-    Truncated,
 )
 from kudu_storage.protos import message_class
 from kudu_storage.wal.judgement import judge_end
@@ -60,20 +59,16 @@ def recover(directory: str, disk: Disk, *, tablet_id: bytes | None = None) -> Re
         InvalidArgument: the log is another tablet's.
     """
     opened: list[Segment] = []
-    blank: list[str] = []
     try:
         files = list_segments(directory)
-        last = max((file.sequence or 0 for file in files), default=0)
-        for file in files:
-            segment = _open(file, file.sequence == last)
-            if segment is not None:
-                opened.append(segment)
-            else:
-                blank.append(file.path)
+        # Made ahead, or in a time without syncs: the log ends before them.
+        blank = list(itertools.takewhile(lambda file: _is_all_zeros(file.path), reversed(files)))
+        files = files[:len(files) - len(blank)]
+        opened += (_open(file, file is files[-1]) for file in files)
         _check(opened, tablet_id)
         found = _look(sorted(opened, key=lambda s: s.sequence))
-        for path in blank:
-            disk.unlink(path)
+        for file in blank:
+            disk.unlink(file.path)
         _remove_temporaries(directory, disk)
         return _settle(directory, found, disk)
     finally:
@@ -87,14 +82,9 @@ def _remove_temporaries(directory: str, disk: Disk) -> None:
             disk.unlink(os.path.join(directory, name))
 
 
-def _open(file: SegmentFile, is_last: bool) -> Segment | None:
-    """None: a segment that never got its header."""
+def _open(file: SegmentFile, is_last: bool) -> Segment:
     try:
         return open_segment(file.path)
-    except (BlankSegment, Truncated):
-        if is_last and _is_all_zeros(file.path):
-            return None
-        raise
     except (BadFormat, LimitExceeded):
         if not is_last:
             raise
@@ -121,19 +111,39 @@ def _check(segments: list[Segment], tablet_id: bytes | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A log as it is: segments by sequence, what is known of all but the last, and what the last one holds."""
+class _Scanned:
+    """A segment that was read: its entries, and where they end."""
 
-    segments: list[Segment]
-    facts: list[SegmentFacts]
+    segment: Segment
     tally: EntryTally
     end_offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A log as it is: segments by sequence, and what is known of all but the last, which was read. unclosed: those without
+    a footer; only the last, unless nothing was synced. empty: segments behind the last that hold no entry."""
+
+    segments: list[Segment]
+    facts: list[SegmentFacts]
+    tally: EntryTally
+    unclosed: list[_Scanned]
+    empty: list[Segment]
+
+
 def _look(ordered: list[Segment]) -> _Found:
-    facts = [_facts_of_closed(segment) for segment in ordered[:-1]]
-    tally, end_offset = _scan(ordered[-1], is_last=True) if ordered else (EntryTally(), 0)
-    found = _Found(ordered, facts, tally, end_offset)
+    kept, empty, last = list(ordered), [], None
+    while kept:
+        last = _scan(kept[-1], is_last=True)
+        if kept[-1].closed or last.tally.entries:
+            break
+        empty.append(kept.pop())
+    unclosed = [_scan(segment, is_last=False) for segment in kept[:-1] if not segment.closed]
+    scanned = {s.segment.sequence: s for s in unclosed}
+    facts = [_facts_of_read(scanned[s.sequence]) if s.sequence in scanned else _facts_of_closed(s) for s in kept[:-1]]
+    if kept and last is not None and not kept[-1].closed:
+        unclosed.append(last)
+    found = _Found(kept, facts, last.tally if kept and last is not None else EntryTally(), unclosed, empty)
     _check_operations(found)
     return found
 
@@ -157,40 +167,41 @@ def _check_operations(found: _Found) -> None:
 
 def _settle(directory: str, found: _Found, disk: Disk) -> Recovered:
     """Cut, close and sync."""
-    ordered, facts, cut = found.segments, list(found.facts), 0
-    for segment in ordered[:-1]:
-        # Closed long ago, but perhaps by a writer that did not sync.
-        _sync_file(segment.path, disk)
-    if ordered:
-        final, tally = ordered[-1], found.tally
-        cut = final.file_size - found.end_offset if not final.closed else 0
-        if not final.closed and tally.entries == 0:
-            disk.unlink(final.path)
-        else:
-            if not final.closed:
-                _seal(final, tally, found.end_offset, disk)
-            else:
-                _sync_file(final.path, disk)
-            facts.append(SegmentFacts(final.sequence, tally.min_replicate_index, tally.max_replicate_index,
-                                      os.stat(final.path).st_size, time.time_ns() // 1000))
+    facts, tally = list(found.facts), found.tally
+    for segment in found.empty:
+        disk.unlink(segment.path)
+    for scanned in found.unclosed:
+        _seal(scanned, disk)
+    for segment in found.segments:
+        if segment.closed:
+            # Perhaps by a writer that did not sync.
+            _sync_file(segment.path, disk)
+    if found.segments:
+        final = found.segments[-1]
+        facts.append(SegmentFacts(final.sequence, tally.min_replicate_index, tally.max_replicate_index,
+                                  os.stat(final.path).st_size, time.time_ns() // 1000))
+    known = [*found.segments, *found.empty]
+    if known:
         disk.sync_dir(directory)
-    return Recovered(tuple(facts), _last_opid(ordered, found.tally), ordered[-1].header.tablet_id if ordered else None,
-                     facts[-1].sequence if facts else (ordered[-1].sequence - 1 if ordered else 0), cut)
+    sequence = facts[-1].sequence if facts else min((s.sequence for s in known), default=1) - 1
+    return Recovered(tuple(facts), _last_opid(found.segments, tally), known[0].header.tablet_id if known else None,
+                     sequence, sum(s.segment.file_size - s.end_offset for s in found.unclosed))
+
+
+def _facts_of_read(scanned: _Scanned) -> SegmentFacts:
+    tally = scanned.tally
+    return SegmentFacts(scanned.segment.sequence, tally.min_replicate_index, tally.max_replicate_index,
+                        scanned.segment.file_size)
 
 
 def _facts_of_closed(segment: Segment) -> SegmentFacts:
-    if segment.footer is None:
-        # A segment that others follow and that was never closed: its entries are all that can be asked.
-        tally, _ = _scan(segment, is_last=False)
-        return SegmentFacts(segment.sequence, tally.min_replicate_index, tally.max_replicate_index,
-                            segment.file_size)
-    footer = segment.footer
+    footer: Any = segment.footer
     has = footer.HasField("min_replicate_index")
     return SegmentFacts(segment.sequence, footer.min_replicate_index if has else None,
                         footer.max_replicate_index if has else None, segment.file_size, footer.close_timestamp_micros)
 
 
-def _scan(segment: Segment, *, is_last: bool) -> tuple[EntryTally, int]:
+def _scan(segment: Segment, *, is_last: bool) -> _Scanned:
     """All entries of a segment; raises for damage that is not a torn tail (W3)."""
     tally, scanner = EntryTally(), segment.scanner()
     malformed = None
@@ -206,7 +217,7 @@ def _scan(segment: Segment, *, is_last: bool) -> tuple[EntryTally, int]:
         problem = end.problems[0]
         raise CorruptionError(problem.detail, path=segment.path, segment=segment.sequence, offset=problem.offset,
                               advice=problem.advice)
-    return tally, end.offset
+    return _Scanned(segment, tally, end.offset)
 
 
 def _is_torn(segment: Segment, offset: int) -> bool:
@@ -251,7 +262,7 @@ def _last_opid(segments: list[Segment], tally: EntryTally) -> OpId:
     for segment in reversed(segments[:-1]):
         if segment.footer is not None and not segment.footer.HasField("max_replicate_index"):
             continue
-        earlier, _ = _scan(segment, is_last=False)
+        earlier = _scan(segment, is_last=False).tally
         if earlier.last_replicate is not None:
             return OpId(*earlier.last_replicate)
     return MINIMUM_OPID
@@ -267,11 +278,12 @@ def footer_bytes(entries: int, min_index: int | None, max_index: int | None) -> 
     return data + FOOTER_MAGIC + struct.pack("<I", len(data))
 
 
-def _seal(segment: Segment, tally: EntryTally, end_offset: int, disk: Disk) -> None:
+def _seal(scanned: _Scanned, disk: Disk) -> None:
     """Cut the tail and close the segment, durably."""
-    fd = disk.open(segment.path, os.O_RDWR)
+    tally, end_offset = scanned.tally, scanned.end_offset
+    fd = disk.open(scanned.segment.path, os.O_RDWR)
     try:
-        if segment.file_size > end_offset:
+        if scanned.segment.file_size > end_offset:
             # Durable before the footer: behind a footer nothing of the tail may come back.
             disk.truncate(fd, end_offset)
             disk.sync(fd)

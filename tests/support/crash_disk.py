@@ -5,7 +5,7 @@ would put it in doubt:
  D1  A name made, removed or moved is certain only after a sync of its folder; before, each may have happened or not.
  D2  Bytes, sizes and allocations are certain only after a sync of their file, and then all of them.
  D3  What is in doubt is lost, kept, cut at a sector or page, or kept sector by sector in any order.
- D4  Sectors (512 bytes) are whole: either the old bytes or the new ones.
+ D4  A sector (512 bytes) or page is what it was at one moment since the last sync: with a write it has those before.
 May not touch: the log. It knows file calls only.
 """
 from __future__ import annotations
@@ -199,10 +199,7 @@ def _write_file(fd: int, file: _File, fate: Fate, rng: random.Random) -> None:
     if fate.data == "torn":
         _tear(fd, doubtful, fate.unit, rng)
     elif fate.data == "scrambled":
-        for change in doubtful:
-            for part in _units(change, fate.unit):
-                if rng.random() < 0.5:
-                    part.apply(fd)
+        _scramble(fd, doubtful, fate.unit, rng)
     if fate.sizes == "new":
         os.ftruncate(fd, max(os.fstat(fd).st_size, _size_after(file.changes)))
 
@@ -218,6 +215,16 @@ def _tear(fd: int, doubtful: list[_Change], unit: int, rng: random.Random) -> No
     parts = list(_units(doubtful[torn], unit))
     for part in parts[:rng.randint(1, len(parts) - 1) if len(parts) > 1 else 0]:
         part.apply(fd)
+
+
+def _scramble(fd: int, doubtful: list[_Change], unit: int, rng: random.Random) -> None:
+    """Each sector as it was at a moment of its own (D4)."""
+    moments: dict[int, int] = {}
+    for position, change in enumerate(doubtful):
+        for part in _units(change, unit):
+            moment = moments.setdefault(part.offset // unit if part.data else -1, rng.randint(0, len(doubtful)))
+            if position < moment:
+                part.apply(fd)
 
 
 def _units(change: _Change, unit: int) -> Iterator[_Change]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,34 @@ from kudu_storage.wal.verify import verify
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """entries: payloads of indexes 1 and up. certain: so many of them must be there. first: the first index kept may be
-    this at most."""
+    """entries: payloads of indexes 1 and up. certain: so many of them must be there. acknowledged: so many must be there
+    when the machine did not stop, only the process. first: the first index kept may be this at most."""
 
     calls: int
     entries: tuple[bytes, ...]
     certain: int
+    acknowledged: int
     first: int
+
+    def after_kill(self) -> Moment:
+        """What holds when only the process ended."""
+        return replace(self, certain=self.acknowledged)
 
 
 class LogScript:
     """A log, and its moments."""
 
-    def __init__(self, path: Path, disk: RecordingDisk, entries: tuple[bytes, ...] = (), certain: int = 0,
-                 **options: Any) -> None:
+    def __init__(self, path: Path, disk: RecordingDisk, before: Moment = Moment(0, (), 0, 0, 1), **options: Any) -> None:
+        """before: what holds for the folder as it is."""
         self.path = path
         self.disk = disk
         self.options = options
-        self.interval = str(options.get("durability", "fsync")) != "fsync"
-        self.moments = [Moment(len(disk), entries, certain, 1)]
-        self._made = len(entries)
+        self.moments = [replace(before, calls=len(disk))]
+        self._made = 1000 * len(before.entries)
         self.log = Log.open(path, create=True, disk=disk, **options)
+        # What opening found is durable from here on.
+        kept = self.log.last.index
+        self._note(entries=before.entries[:kept], certain=kept, acknowledged=kept, first=self.log.first_index)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
     def append(self, *sizes: int, wait: bool = True) -> Any:
@@ -69,7 +76,7 @@ class LogScript:
 
     def truncate_after(self, index: int) -> None:
         entries = self._last.entries
-        self._note(certain=min(self._last.certain, index))
+        self._note(certain=min(self._last.certain, index), acknowledged=min(self._last.acknowledged, index))
         self.log.truncate_after(index)
         self._note(entries=entries[:index])
         assert self.log.last.index == index
@@ -77,14 +84,14 @@ class LogScript:
     def gc(self) -> int:
         before = len(self.disk)
         removed = self.log.gc().segments
-        self.moments.append(Moment(before, self._last.entries, self._last.certain, self.log.first_index))
+        self.moments.append(replace(self._last, calls=before, first=self.log.first_index))
         return removed
 
     def reopen(self) -> None:
         self.close()
         self.log = Log.open(self.path, disk=self.disk, **self.options)
         assert self.log.last.index == len(self._last.entries)
-        self._acknowledged(self.log.durable.index)
+        self._acknowledged(self.log.last.index)
 
     def close(self) -> None:
         self.log.close()
@@ -100,14 +107,12 @@ class LogScript:
         self._made += 1
         return b"<%d>" % self._made + random.Random(self._made).randbytes(size)
 
-    def _note(self, entries: tuple[bytes, ...] | None = None, certain: int | None = None) -> None:
-        last = self._last
-        self.moments.append(Moment(len(self.disk), last.entries if entries is None else entries,
-                                   last.certain if certain is None else certain, last.first))
+    def _note(self, **changes: Any) -> None:
+        self.moments.append(replace(self._last, calls=len(self.disk), **changes))
 
     def _acknowledged(self, index: int) -> None:
-        durable = self.log.durable.index if self.interval else index
-        self._note(certain=max(self._last.certain, durable))
+        durable = self.log.durable.index
+        self._note(certain=max(self._last.certain, durable), acknowledged=max(self._last.acknowledged, index))
 
     def at(self, calls: int) -> Moment:
         """What holds for a crash behind so many calls."""
