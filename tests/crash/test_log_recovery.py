@@ -9,6 +9,7 @@ import pytest
 
 from kudu_storage import Log
 from kudu_storage.errors import CorruptionError, MissingOperations, NotFound
+from kudu_storage.protos import message_class
 from kudu_storage.wal.reader import open_segment
 from kudu_storage.wal.verify import verify
 
@@ -152,3 +153,24 @@ def test_an_empty_log_is_still_a_log(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         Log.open(tmp_path / "other")
     assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_truncation_looks_behind_segments_that_hold_only_commits(tmp_path: Path) -> None:
+    def commits(first: int, count: int) -> list[object]:
+        return [message_class("kudu.consensus.CommitMsg")(op_type=4, commited_op_id={"term": 1, "index": first})
+                for _ in range(count)]
+
+    with Log.open(tmp_path, create=True, segment_size="16KiB", compression="none") as log:
+        log.append_many([b"%d" % i * 1500 for i in range(8)]).wait()
+        for _ in range(3):
+            log.append_commit(*commits(2, 1000))
+            log.append_commit(*commits(3, 1000))
+        log.append(b"last").wait()
+        assert log.stats()["segments"] > 2
+        log.truncate_after(4)
+        assert [e.index for e in log.read()] == [1, 2, 3, 4]
+    with Log.open(tmp_path) as log:
+        assert log.last.index == 4
+        log.append(b"new").wait()
+        assert contents(log) == [b"%d" % i * 1500 for i in range(4)] + [b"new"]
+    assert verify(tmp_path).problems == ()
