@@ -5,6 +5,7 @@ It belongs to the process that opened it. Nothing is acknowledged before it is d
 """
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -27,6 +28,7 @@ from kudu_storage.errors import (
     InvalidArgument,
     LogClosed,
     LogLocked,
+    NoSpace,
     NotFound,
     NotYetWritten,
 )
@@ -271,8 +273,12 @@ class Log:
         while True:
             try:
                 self._writer.wait_written(index, timeout)
-            except (WaitTimeout, LogClosed):
+            except WaitTimeout:
                 return
+            except LogClosed:
+                if self._closed:
+                    return
+                continue            # truncated: there is another writer
             for entry in self.read(index):
                 yield entry
                 index = entry.index + 1
@@ -385,7 +391,8 @@ class Log:
             first = state["segment_first_index"] or None
             now = SegmentFacts(state["sequence"], first, written if first else None, state["offset"], None, True)
             segments = [*facts, now] if state["offset"] else facts
-            plan = self._plan(segments, written)
+            # What must not go is what a restart would need to know the log's end; "os" promises nothing about that.
+            plan = self._plan(segments, written if self._settings["durability"] == 1 else state["durable_index"])
             for sequence in plan.remove:
                 self._disk.unlink(self._segment_path(sequence))
                 self._segments = [f for f in self._segments if f.sequence != sequence]
@@ -396,10 +403,10 @@ class Log:
                 self._index.invalidate()
             return GcResult(len(plan.remove), plan.bytes, plan.blocked_by, plan.keep)
 
-    def _plan(self, segments: list[SegmentFacts], written: int) -> GcPlan:
+    def _plan(self, segments: list[SegmentFacts], durable: int) -> GcPlan:
         """A plan that no anchor can be registered against any more."""
         while True:
-            plan = plan_gc(segments, anchors=self.anchors.holders(), durable_index=written,
+            plan = plan_gc(segments, anchors=self.anchors.holders(), durable_index=durable,
                            now_micros=time.time_ns() // 1000, policy=self._settings["retention"])
             if not plan.remove or plan.first_kept_index is None:
                 return plan
@@ -410,7 +417,8 @@ class Log:
         """Remove all entries above `index`, durably on return; the next entry gets index + 1.
 
         Raises:
-            Collected: below the first entry kept - 1. NotYetWritten: above the last one.
+            Collected: below the first entry kept - 1. NotYetWritten: above the last one. NoSpace: some entries above
+            `index` may still be there, and the log goes on behind `last`. LogPoisoned: reopen it.
         """
         self._require_open()
         with self._mutex:
@@ -422,16 +430,44 @@ class Log:
                 raise Collected(f"index {index} is below what the log holds", path=self._path)
             if index == state["written_index"]:
                 return
-            self._writer.close()
-            segments = self._closed_segments(state["sequence"] + 1)
-            last = truncate_segments(self._path, [f.sequence for f in segments], index, self._disk)
-            clear_above(self._path, index)
-            self._index.invalidate()
-            self._recovered = recover(self._path, self._disk)
-            self._segments = list(self._recovered.segments)
-            self._known_sequence = self._recovered.sequence
-            self._last_recovered = last if last is not None else self._recovered.last
-            self._replace_writer(index)
+            try:
+                self._cut(index)
+            except BaseException as error:
+                self._go_on_after(error)
+                raise
+
+    def _cut(self, index: int) -> None:
+        self._writer.close()
+        sequences = [file.sequence for file in list_segments(self._path) if file.sequence is not None]
+        last = truncate_segments(self._path, sequences, index, self._disk)
+        clear_above(self._path, index)
+        self._index.invalidate()
+        self._begin_again(index, last)
+
+    def _begin_again(self, last_index: int | None = None, last: OpId | None = None) -> None:
+        """A new writer behind what the files hold now. last_index: of a log that may be empty."""
+        self._recovered = recover(self._path, self._disk)
+        self._segments = list(self._recovered.segments)
+        self._known_sequence = self._recovered.sequence
+        self._last_recovered = last if last is not None else self._recovered.last
+        self._replace_writer(self._recovered.last.index if last_index is None else last_index)
+
+    def _go_on_after(self, error: BaseException) -> None:
+        """A truncation failed. For want of space the log goes on with what it holds; else it is poisoned."""
+        number = getattr(error, "errno", None)
+        try:
+            if isinstance(error, NoSpace) or number in (errno.ENOSPC, errno.EDQUOT):
+                self._begin_again()
+                if not isinstance(error, NoSpace):
+                    raise NoSpace("no space to truncate the log", path=self._path,
+                                  intact=f"it ends at index {self._recovered.last.index}",
+                                  advice="free space and truncate again") from error
+                return
+        except DiskError as again:
+            number = again.errno
+        self._writer.poison(number or errno.EIO)
+        if isinstance(error, DiskError):
+            raise self._writer.poisoned() from error
 
     def _replace_writer(self, last_index: int) -> None:
         recovered = self._recovered

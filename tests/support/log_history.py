@@ -9,6 +9,7 @@ moment at or before k allows:
 """
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
 from kudu_storage.common.opid import OpId
+from kudu_storage.errors import NoSpace
 from kudu_storage.protos import message_class
 from kudu_storage.wal.verify import verify
 
@@ -68,6 +70,19 @@ class LogScript:
     def wait(self, token: Any) -> None:
         token.wait(timeout=60)
         self._acknowledged(token.last.index)
+
+    def refused(self, kind: str, partial: int, *batches: tuple[int, ...]) -> None:
+        """Batches that find the disk full: they are in doubt until the waiter is told, and never there afterwards."""
+        before = self._last.entries
+        self.disk.fail(kind, 1, errno.ENOSPC, partial=partial)
+        tokens = [self.append(*sizes, wait=False) for sizes in batches]
+        for token in tokens:
+            try:
+                token.wait(timeout=60)
+            except NoSpace:
+                continue
+            raise AssertionError("an entry without room was acknowledged")
+        self._note(entries=before)
 
     def commit(self, index: int) -> None:
         """A COMMIT of an entry, queued and not waited for."""
