@@ -146,7 +146,7 @@ cdef class Disk:
             written += self._checked(self.ops.pwritev(self.context, fd, &part, 1, offset + written), "write", None)
 
     def sync(self, int fd):
-        """Make a file's bytes and size durable. A failure is EIO, whatever the system said: waiting for space does not help."""
+        """Make a file's bytes and size durable. A failure is EIO whatever the system said: space would not help."""
         self._final(self.ops.sync(self.context, fd), "sync", None)
 
     def truncate(self, int fd, int64_t size):

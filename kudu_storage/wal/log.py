@@ -571,7 +571,7 @@ def _ensure_folder(folder: str, create: bool, disk: Disk) -> None:
 def _lock(folder: str, create: bool, disk: Disk) -> int:
     """One writer a folder, across processes and within one. The lock goes with the descriptor.
 
-    The file stays: it says that there is a log here, even if no segment is left (nothing appended yet, or all truncated).
+    The file stays: it says that there is a log here, even without a segment (nothing appended yet, or all truncated).
     """
     name = os.path.join(folder, LOCK_NAME)
     flags = os.O_RDWR | os.O_CLOEXEC

@@ -1,8 +1,8 @@
 """Opening a log's folder to write: where it ends, and cutting what a crash left half-written.
 
 W3  A torn tail is cut at the last whole entry and only there; damage before good entries is an error with the offset.
-    Bytes that were being written when the machine stopped can be lost sector by sector, in any order: an entry that lacks
-    a whole sector (it reads as zeros, for space is allocated ahead and never written twice) is torn, whatever follows it.
+    Bytes that were being written when the machine stopped can be lost sector by sector, in any order: an entry that
+    lacks a whole sector (it reads as zeros: space is allocated ahead and never written twice) is torn, whatever follows.
 W8  What was recovered (tail, metadata, directory) is synced before anybody is told where the log ends.
 The last segment is closed with a footer when its tail was cut, so that the writer always begins a segment of its own.
 Nothing is changed before all of the log was looked at: a log that is refused is left as it was.
@@ -121,8 +121,8 @@ class _Scanned:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A log as it is: segments by sequence, and what is known of all but the last, which was read. unclosed: those without
-    a footer; only the last, unless nothing was synced. empty: segments behind the last that hold no entry."""
+    """A log as it is: segments by sequence, and what is known of all but the last, which was read. unclosed: those
+    without a footer; only the last, unless nothing was synced. empty: segments behind the last that hold no entry."""
 
     segments: list[Segment]
     facts: list[SegmentFacts]
@@ -221,7 +221,7 @@ def _scan(segment: Segment, *, is_last: bool) -> _Scanned:
 
 
 def _is_torn(segment: Segment, offset: int) -> bool:
-    """Whether the bad entry at `offset` is one whose writing a crash ended, although what looks like an entry follows."""
+    """Whether a crash ended the writing of the bad entry at `offset`, although what looks like an entry follows."""
     if segment.v1:
         return False
     header = os.pread(segment.fd, ENTRY_HEADER_BYTES, offset)

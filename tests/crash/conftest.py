@@ -8,7 +8,7 @@ import pytest
 
 @dataclass
 class Counts:
-    """states: digests of the folders that a crash left. faults: calls that were made to fail. runs: which scripts ran."""
+    """states: digests of the folders that a crash left. faults: calls that were made to fail. runs: scripts."""
 
     tried: int = 0
     states: set[bytes] = field(default_factory=set)

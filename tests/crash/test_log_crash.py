@@ -1,4 +1,4 @@
-"""A crash behind every file call of scripted runs: what was acknowledged is there, and nothing else than what was appended."""
+"""A crash behind every file call of scripted runs: what was acknowledged is there, and only what was appended."""
 from __future__ import annotations
 
 import itertools
@@ -118,7 +118,7 @@ def crash_everywhere(script: LogScript, counts: Counts, states_per_call: int, st
 @pytest.mark.parametrize("codec", ["none", "lz4", "zlib"])
 @pytest.mark.parametrize("run", list(RUNS))
 def test_fsync_loses_nothing_acknowledged_at_any_call(run: str, codec: str, tmp_path: Path, counts: Counts) -> None:
-    options = {"segment_size": "16KiB", "compression": codec}
+    options: dict[str, Any] = {"segment_size": "16KiB", "compression": codec}
     with scripted(tmp_path / "log", **options) as script:
         RUNS[run](script)
     crash_everywhere(script, counts, 16, **options)
@@ -129,7 +129,7 @@ def test_fsync_loses_nothing_acknowledged_at_any_call(run: str, codec: str, tmp_
 @pytest.mark.parametrize("run", list(RUNS))
 def test_interval_loses_nothing_that_was_said_to_be_durable(run: str, codec: str, tmp_path: Path,
                                                             counts: Counts) -> None:
-    options = {"segment_size": "16KiB", "compression": codec, "durability": "interval:10s"}
+    options: dict[str, Any] = {"segment_size": "16KiB", "compression": codec, "durability": "interval:10s"}
     with scripted(tmp_path / "log", **options) as script:
         RUNS[run](script)
     crash_everywhere(script, counts, 16, **options)
@@ -138,7 +138,7 @@ def test_interval_loses_nothing_that_was_said_to_be_durable(run: str, codec: str
 @pytest.mark.parametrize("run", list(RUNS))
 def test_os_loses_nothing_when_the_process_dies_and_makes_nothing_up_when_the_machine_does(
         run: str, tmp_path: Path, counts: Counts) -> None:
-    options = {"segment_size": "16KiB", "compression": "lz4", "durability": "os"}
+    options: dict[str, Any] = {"segment_size": "16KiB", "compression": "lz4", "durability": "os"}
     with scripted(tmp_path / "log", **options) as script:
         RUNS[run](script)
     crash_everywhere(script, counts, 8, may_refuse=True, **options)
@@ -146,7 +146,7 @@ def test_os_loses_nothing_when_the_process_dies_and_makes_nothing_up_when_the_ma
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_crash_while_a_crash_is_recovered_from_loses_nothing(seed: int, tmp_path: Path, counts: Counts) -> None:
-    options = {"segment_size": "16KiB", "compression": "none"}
+    options: dict[str, Any] = {"segment_size": "16KiB", "compression": "none"}
     with scripted(tmp_path / "log", **options) as script:
         busy_run(script)
     calls = script.disk.calls()
@@ -155,8 +155,11 @@ def test_a_crash_while_a_crash_is_recovered_from_loses_nothing(seed: int, tmp_pa
         made = rng.randrange(len(calls) + 1)
         moment = script.at(made)
         (fate,) = itertools.islice(fates(rng.randrange(1 << 30), 8), 4 + rng.randrange(8), None, 100)
-        each_state(CrashedFolder(script.path, calls[:made]), iter([fate]),
-                   lambda path, _, __, moment=moment: crash_again(path, moment, counts, options))
+
+        def check(path: Path, digest: bytes, fate: Fate, moment: Moment = moment) -> None:
+            crash_again(path, moment, counts, options)
+
+        each_state(CrashedFolder(script.path, calls[:made]), iter([fate]), check)
 
 
 def crash_again(path: Path, moment: Moment, counts: Counts, options: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What opening makes of tails and of damage: cut only what a crash can have left, refuse the rest and change nothing."""
+"""What opening makes of tails and damage: cut only what a crash can have left, refuse the rest and change nothing."""
 from __future__ import annotations
 
 import os
@@ -15,7 +15,7 @@ from kudu_storage.wal.verify import verify
 
 
 def killed(path: Path, groups: list[list[bytes]], **options: object) -> Path:
-    """A log's folder as SIGKILL leaves it: groups acknowledged one by one, the last segment not closed. Returns that."""
+    """A log's folder as SIGKILL leaves it, groups acknowledged one by one. Returns the last segment."""
     with Log.open(path / "alive", create=True, compression="none", **options) as log:  # type: ignore[arg-type]
         for group in groups:
             log.append_many(group).wait(timeout=60)

@@ -1,7 +1,7 @@
 """What a crash may leave of a folder that was written through a RecordingDisk.
 
-The recording is replayed up to the crash. Then everything that no sync covers is in doubt, more than any one file system
-would put it in doubt:
+The recording is replayed up to the crash. Then everything that no sync covers is in doubt, more than any one file
+system would put it in doubt:
  D1  A name made, removed or moved is certain only after a sync of its folder; before, each may have happened or not.
  D2  Bytes, sizes and allocations are certain only after a sync of their file, and then all of them.
  D3  What is in doubt is lost, kept, cut at a sector or page, or kept sector by sector in any order.
@@ -39,7 +39,7 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of that which is in doubt. `unit`: bytes of a sector or page. `sizes`: of files whose bytes were lost."""
+    """What becomes of what is in doubt. unit: bytes of a sector or page. sizes: of files whose bytes were lost."""
 
     names: Names
     data: Data

@@ -1,7 +1,7 @@
 """Runs a log through a script and remembers, per disk call, what was promised: then what a crash left can be judged.
 
-A moment is what was true once so many disk calls were made. After a crash behind call k the log must be one that the last
-moment at or before k allows:
+A moment is what was true once so many disk calls were made. After a crash behind call k the log must be one that the
+last moment at or before k allows:
  H1  Every entry acknowledged is there.
  H2  What is there is a prefix of what was appended, from the first index on, each with its payload.
  H3  Nothing that was truncated comes back once truncate_after has returned; before, all or a part may be there.
@@ -27,8 +27,8 @@ from kudu_storage.wal.verify import verify
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """entries: payloads of indexes 1 and up. certain: so many of them must be there. acknowledged: so many must be there
-    when the machine did not stop, only the process. first: the first index kept may be this at most."""
+    """entries: payloads of indexes 1 and up. certain: so many of them must be there. acknowledged: so many must be
+    there when the machine did not stop, only the process. first: the first index kept may be this at most."""
 
     calls: int
     entries: tuple[bytes, ...]
@@ -41,10 +41,13 @@ class Moment:
         return replace(self, certain=self.acknowledged)
 
 
+NOTHING = Moment(0, (), 0, 0, 1)
+
+
 class LogScript:
     """A log, and its moments."""
 
-    def __init__(self, path: Path, disk: RecordingDisk, before: Moment = Moment(0, (), 0, 0, 1), **options: Any) -> None:
+    def __init__(self, path: Path, disk: RecordingDisk, before: Moment = NOTHING, **options: Any) -> None:
         """before: what holds for the folder as it is."""
         self.path = path
         self.disk = disk
