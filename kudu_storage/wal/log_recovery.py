@@ -2,7 +2,7 @@
 
 W3  A torn tail is cut at the last whole entry and only there; damage before good entries is an error with the offset.
     Bytes that were being written when the machine stopped can be lost sector by sector, in any order: an entry that
-    lacks a whole sector (it reads as zeros: space is allocated ahead and never written twice) is torn, whatever follows.
+    lacks a whole sector (it reads as zeros: space is allocated ahead, never written twice) is torn, whatever follows.
 W8  What was recovered (tail, metadata, directory) is synced before anybody is told where the log ends.
 The last segment is closed with a footer when its tail was cut, so that the writer always begins a segment of its own.
 Nothing is changed before all of the log was looked at: a log that is refused is left as it was.

@@ -144,6 +144,22 @@ def test_os_loses_nothing_when_the_process_dies_and_makes_nothing_up_when_the_ma
     crash_everywhere(script, counts, 8, may_refuse=True, **options)
 
 
+def test_opening_syncs_what_a_log_without_syncs_left(tmp_path: Path, counts: Counts) -> None:
+    options: dict[str, Any] = {"segment_size": "16KiB", "compression": "none", "durability": "os"}
+    with scripted(tmp_path / "log", **options) as script:
+        for _ in range(6):
+            script.append(5000, 700)
+        script.reopen(durability="fsync")
+        opened = len(script.disk)
+        script.append(20)
+    calls = script.disk.calls()
+    for made in range(opened, len(calls) + 1):
+        moment = script.at(made)
+        each_state(CrashedFolder(script.path, calls[:made]), fates(made, 8),
+                   lambda path, digest, fate, moment=moment: check_reopens(path, moment))  # type: ignore[misc]
+        counts.tried += 12
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_crash_while_a_crash_is_recovered_from_loses_nothing(seed: int, tmp_path: Path, counts: Counts) -> None:
     options: dict[str, Any] = {"segment_size": "16KiB", "compression": "none"}

@@ -105,8 +105,9 @@ class LogScript:
         self.moments.append(replace(self._last, calls=before, first=self.log.first_index))
         return removed
 
-    def reopen(self) -> None:
+    def reopen(self, **options: Any) -> None:
         self.close()
+        self.options |= options
         self.log = Log.open(self.path, disk=self.disk, **self.options)
         assert self.log.last.index == len(self._last.entries)
         self._acknowledged(self.log.last.index)
