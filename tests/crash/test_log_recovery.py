@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from crash_disk import CrashedFolder, Fate, each_state, fates
 
 from kudu_storage import Log
+from kudu_storage._native.disk import RecordingDisk
 from kudu_storage.errors import CorruptionError, MissingOperations, NotFound
 from kudu_storage.protos import message_class
 from kudu_storage.wal.reader import open_segment
@@ -174,3 +176,21 @@ def test_truncation_looks_behind_segments_that_hold_only_commits(tmp_path: Path)
         log.append(b"new").wait()
         assert contents(log) == [b"%d" % i * 1500 for i in range(4)] + [b"new"]
     assert verify(tmp_path).problems == ()
+
+
+def test_a_crash_while_a_torn_tail_is_cut_does_not_make_it_damage(tmp_path: Path) -> None:
+    segment = killed(tmp_path, [[b"kept" * 300], [os.urandom(700)], [b"later" * 300]])
+    first = offsets(segment)[1]
+    change(segment, (first // 512 + 1) * 512, bytes(512))        # the one sector that was lost
+    start = {"wal-000000001": segment.read_bytes()}
+    disk = RecordingDisk()
+    Log.open(segment.parent, disk=disk).close()
+    for made in range(len(disk) + 1):
+        chosen = [fate for seed in range(8) for fate in fates(seed, 8)]
+        each_state(CrashedFolder(segment.parent, disk.calls()[:made], start), iter(chosen), require_kept)
+
+
+def require_kept(path: Path, digest: bytes, fate: Fate) -> None:
+    with Log.open(path) as log:
+        assert contents(log) == [b"kept" * 300]
+    assert verify(path).problems == ()
