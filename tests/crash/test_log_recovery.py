@@ -181,7 +181,7 @@ def test_truncation_looks_behind_segments_that_hold_only_commits(tmp_path: Path)
 def test_a_crash_while_a_torn_tail_is_cut_does_not_make_it_damage(tmp_path: Path) -> None:
     segment = killed(tmp_path, [[b"kept" * 300], [os.urandom(700)], [b"later" * 300]])
     first = offsets(segment)[1]
-    change(segment, (first // 512 + 1) * 512, bytes(512))        # the one sector that was lost
+    change(segment, first, bytes(512 - first % 512))            # the sector that was lost, where the footer will be
     start = {"wal-000000001": segment.read_bytes()}
     disk = RecordingDisk()
     Log.open(segment.parent, disk=disk).close()
