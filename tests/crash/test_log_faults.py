@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,3 +287,25 @@ def test_an_interval_log_acknowledges_nothing_behind_its_last_sync_once_a_sync_f
         token.wait()
     with pytest.raises(LogPoisoned):
         log.append(b"more")
+
+
+def test_whoever_follows_a_log_is_told_when_it_is_closed(tmp_path: Path) -> None:
+    log = Log.open(tmp_path, create=True)
+    seen: list[bytes] = []
+    first = threading.Event()
+
+    def follow() -> None:
+        for entry in log.tail(1):
+            seen.append(bytes(entry.payload))
+            first.set()
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    log.append(b"one").wait()
+    assert first.wait(WAIT_S)
+    log.truncate_after(0)               # a follower goes on behind it
+    log.append_many([b"again", b"two"]).wait()
+    log.close()
+    follower.join(WAIT_S)
+    assert not follower.is_alive()
+    assert seen[0] == b"one"
