@@ -273,15 +273,21 @@ class Log:
         while True:
             try:
                 self._writer.wait_written(index, timeout)
+                for entry in self.read(index):
+                    yield entry
+                    index = entry.index + 1
             except WaitTimeout:
                 return
             except LogClosed:
                 if self._closed:
                     return
-                continue            # truncated: there is another writer
-            for entry in self.read(index):
-                yield entry
-                index = entry.index + 1
+                with self._mutex:       # until the truncation that closed the writer has made another
+                    pass
+            except NotYetWritten:
+                pass                    # truncated meanwhile: it goes on with what comes at this index
+            except Collected:
+                if index <= self._writer.written_index:
+                    raise
 
     def _start(self, from_index: int | None, written: int) -> int:
         first = self.first_index

@@ -61,16 +61,16 @@ def full_run(script: LogScript) -> None:
     """The disk is full now and then: while writing, allocating, closing a segment, making the next one."""
     script.append(3000, 20)
     for partial in (0, 10, 2000, 3500):
-        script.refused("write", partial, (1500,), (700, 700))
+        script.refused("write", partial, 1500, 700, 700)
         script.append(40, 400)
     script.append(9000)
     # Two of these never fit into one segment.
-    script.refused("write", 5, (9000,))                         # the footer
+    script.refused("write", 5, 9000)                         # the footer
     script.append(9000)
-    script.refused("rename", 0, (9000,), (10,))
+    script.refused("rename", 0, 9000, 10)
     script.append(50)
     script.append(9000)
-    script.refused("allocate", 0, (9000,), (10,))
+    script.refused("allocate", 0, 9000, 10)
     script.append(100, 9000)
 
 

@@ -74,18 +74,17 @@ class LogScript:
         token.wait(timeout=60)
         self._acknowledged(token.last.index)
 
-    def refused(self, kind: str, partial: int, *batches: tuple[int, ...]) -> None:
-        """Batches that find the disk full: they are in doubt until the waiter is told, and never there afterwards."""
+    def refused(self, kind: str, partial: int, *sizes: int) -> None:
+        """A batch that finds the disk full: in doubt until the waiter is told, and never there afterwards."""
         before = self._last.entries
         self.disk.fail(kind, 1, errno.ENOSPC, partial=partial)
-        tokens = [self.append(*sizes, wait=False) for sizes in batches]
-        for token in tokens:
-            try:
-                token.wait(timeout=60)
-            except NoSpace:
-                continue
+        token = self.append(*sizes, wait=False)
+        try:
+            token.wait(timeout=60)
+        except NoSpace:
+            self._note(entries=before)
+        else:
             raise AssertionError("an entry without room was acknowledged")
-        self._note(entries=before)
 
     def commit(self, index: int) -> None:
         """A COMMIT of an entry, queued and not waited for."""
