@@ -4,7 +4,7 @@ RecordingDisk performs every call on real files and keeps a list of what was don
 at any point may have left: bytes not synced dropped or torn, names not synced undone. It can also fail the k-th call.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EINTR, ENOSPC, errno
+from libc.errno cimport EINTR, EIO, ENOSPC, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset, strlen
 
@@ -138,15 +138,16 @@ cdef class Disk:
     def pwrite(self, int fd, bytes data not None, int64_t offset):
         """Write all of it."""
         cdef iovec part
-        cdef int64_t written
-        part.iov_base = PyBytes_AS_STRING(data)
-        part.iov_len = <size_t> len(data)
-        written = self._checked(self.ops.pwritev(self.context, fd, &part, 1, offset), "write", None)
-        if written != len(data):
-            raise DiskError(f"{written} of {len(data)} bytes were written", advice="check the space on the disk")
+        cdef int64_t written = 0, size = len(data)
+        while written < size:
+            part.iov_base = PyBytes_AS_STRING(data) + written
+            part.iov_len = <size_t> (size - written)
+            # After a part was written the next call says why not more.
+            written += self._checked(self.ops.pwritev(self.context, fd, &part, 1, offset + written), "write", None)
 
     def sync(self, int fd):
-        self._checked(self.ops.sync(self.context, fd), "sync", None)
+        """Make a file's bytes and size durable. A failure is EIO whatever the system said: space would not help."""
+        self._final(self.ops.sync(self.context, fd), "sync", None)
 
     def truncate(self, int fd, int64_t size):
         self._checked(self.ops.truncate(self.context, fd, size), "truncate", None)
@@ -159,7 +160,14 @@ cdef class Disk:
 
     def sync_dir(self, str path not None):
         """Make the names in a directory durable."""
-        self._checked(self.ops.sync_dir(self.context, os.fsencode(path)), "sync the directory", path)
+        self._final(self.ops.sync_dir(self.context, os.fsencode(path)), "sync the directory", path)
+
+    def _final(self, int status, str what, path):
+        try:
+            self._checked(status, what, path)
+        except DiskError as error:
+            error.errno = EIO
+            raise
 
     def _checked(self, int64_t status, str what, path):
         if status < 0:

@@ -58,6 +58,7 @@ cdef struct LogCore:
     bint scheduled                  # in the pool's list, or a pool thread has it
     bint urgent                     # somebody waits: do not linger
     bint closing
+    bint closed
     int sync_waiters
     int async_waiters
     int64_t term
@@ -105,5 +106,7 @@ cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t last
 cdef void core_schedule(LogCore* core) noexcept nogil       # call with the mutex held
 cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t last_index, int64_t deadline_us) noexcept nogil
 cdef int core_close(LogCore* core, bint seal) noexcept nogil
+# Nothing is acknowledged any more. `what` must live for ever.
+cdef void core_poison(LogCore* core, int error, const char* what) noexcept nogil
 cdef LogCore* core_new(const DiskOps* ops, void* disk, const char* directory) noexcept nogil
 cdef int64_t core_fork_generation() noexcept nogil

@@ -113,12 +113,14 @@ cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t last
     cdef int64_t reached
     if epoch.ended and last_index > epoch.last_index:
         return TOKEN_NO_SPACE
-    reached = core.durable_index if core.durability == DURABILITY_FSYNC else core.written_index
+    reached = core.written_index
+    if core.durability == DURABILITY_FSYNC or (core.durability == DURABILITY_INTERVAL and core.poison_errno):
+        reached = core.durable_index
     if last_index <= reached:
         return TOKEN_DONE
     if core.poison_errno:
         return TOKEN_POISONED
-    return TOKEN_PENDING
+    return TOKEN_CLOSED if core.closed else TOKEN_PENDING
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -153,12 +155,25 @@ cdef int64_t _write_all(LogCore* core, int fd, iovec* parts, int count, int64_t 
     return 0
 
 
+cdef inline int _of_sync(int status) noexcept nogil:
+    """A failed sync is final, also one for want of space: nobody knows what the disk has (K3)."""
+    return -EIO if _is_no_space(status) else status
+
+
 cdef int _sync(LogCore* core) noexcept nogil:
-    cdef int status = core.ops.sync(core.disk, core.fd)
+    cdef int status = _of_sync(core.ops.sync(core.disk, core.fd))
     core.syncs += 1
     if status == 0:
         core.unsynced_since_us = 0
     return status
+
+
+cdef int _cut_back(LogCore* core) noexcept nogil:
+    """Nothing behind the last whole entry stays, nor comes back after a crash: who waited was told so (K4). 0 or -EIO."""
+    if core.ops.truncate(core.disk, core.fd, core.offset) < 0:
+        return -EIO
+    core.allocated = core.offset
+    return -EIO if _sync(core) < 0 else 0
 
 
 cdef int _write_footer(LogCore* core) noexcept nogil:
@@ -189,12 +204,17 @@ cdef int _write_footer(LogCore* core) noexcept nogil:
 
 
 cdef int _close_segment(LogCore* core) noexcept nogil:
-    cdef int status = _write_footer(core)
+    cdef int status = 0
+    if core.unsynced_since_us:
+        # A footer on the disk says that all before it is there: it must not arrive first.
+        status = _sync(core)
+        if status < 0:
+            return status
+    status = _write_footer(core)
     if status < 0 and _is_no_space(status):
-        # Nothing of the footer stays, so that the segment is again one that goes on.
-        if core.ops.truncate(core.disk, core.fd, core.offset) < 0:
+        # Without a footer the segment is again one that goes on.
+        if _cut_back(core) < 0:
             return -EIO
-        core.allocated = core.offset
     if status == 0 and core.durability != DURABILITY_OS:
         status = _sync(core)
     if status == 0:
@@ -235,11 +255,11 @@ cdef int _open_segment(LogCore* core) noexcept nogil:
         part.iov_len = 12 + pb
         status = _write_all(core, fd, &part, 1, <int64_t> (12 + pb), 0)
     if status == 0 and core.durability != DURABILITY_OS:
-        status = core.ops.sync(core.disk, fd)
+        status = _of_sync(core.ops.sync(core.disk, fd))
     if status == 0:
         status = core.ops.rename(core.disk, temporary, name)
     if status == 0 and core.durability != DURABILITY_OS:
-        status = core.ops.sync_dir(core.disk, core.directory)
+        status = _of_sync(core.ops.sync_dir(core.disk, core.directory))
     free(header)
     if status < 0:
         if fd >= 0:
@@ -431,9 +451,8 @@ cdef int64_t _write_group(LogCore* core, Group* group) noexcept nogil:
     if status < 0:
         if _is_no_space(status):
             # What was written of the group is cut off, and the preallocated rest with it.
-            if core.ops.truncate(core.disk, core.fd, offset) < 0:
+            if _cut_back(core) < 0:
                 return -EIO
-            core.allocated = offset
         return status
     batch = group.first
     for i in range(group.count):
@@ -665,8 +684,13 @@ cdef void _sync_late(LogCore* core) noexcept nogil:
             until = timespec_of(due)
             pthread_cond_timedwait(&core.work, &core.mutex, &until)
             continue
-        if core.pumping or core.fd < 0:
+        if core.fd < 0:
             break
+        if core.pumping:
+            core.sync_waiters += 1
+            pthread_cond_wait(&core.progress, &core.mutex)
+            core.sync_waiters -= 1
+            continue
         core.pumping = True
         pthread_mutex_unlock(&core.mutex)
         status = _sync(core)
@@ -729,6 +753,8 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     if core.fd >= 0 and core.poison_errno == 0:
         if seal and core.segment_entries:
             status = _close_segment(core)
+            if _is_no_space(status):
+                status = 0              # no room for a footer: all entries are there, and opening finds where they end
         elif core.durability != DURABILITY_OS:
             status = _sync(core)
         if status < 0:
@@ -742,10 +768,18 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     if core.index_fd >= 0:
         core.ops.close(core.disk, core.index_fd)
         core.index_fd = -1
+    core.closed = True
     _announce(core)
     pthread_cond_broadcast(&core.progress)
     pthread_mutex_unlock(&core.mutex)
     return status
+
+
+cdef void core_poison(LogCore* core, int error, const char* what) noexcept nogil:
+    pthread_mutex_lock(&core.mutex)
+    _poison(core, error, what)
+    _announce(core)
+    pthread_mutex_unlock(&core.mutex)
 
 
 # -- making one --------------------------------------------------------------------------------------------------------

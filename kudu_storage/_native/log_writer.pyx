@@ -21,9 +21,10 @@ from kudu_storage._native.log_batch cimport (
 )
 from kudu_storage._native.log_cache cimport cache_find, cache_init
 from kudu_storage._native.log_core cimport (
-    APPEND_CLOSED, APPEND_FULL, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_DONE, TOKEN_NO_SPACE, TOKEN_PENDING,
-    TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
-    core_new, core_pump, core_release, core_retain, core_schedule, core_token_state, core_wait,
+    APPEND_CLOSED, APPEND_FULL, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE,
+    TOKEN_PENDING, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close,
+    core_fork_generation, core_new, core_poison, core_pump, core_release, core_retain, core_schedule, core_token_state,
+    core_wait,
 )
 from kudu_storage._native.posix cimport (
     monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock, realtime_us,
@@ -132,8 +133,7 @@ cdef class Append:
         cdef int64_t deadline, slice_end
         cdef TokenState state
         cdef LogCore* core = self.writer.core
-        if core.fork_generation != core_fork_generation():
-            raise LogClosed("the log was opened before a fork")
+        self.writer._check_process()
         deadline = 0x7FFFFFFFFFFFFFFF if timeout is None else monotonic_us() + <int64_t> (max(timeout, 0) * 1e6)
         while True:
             slice_end = min(deadline, monotonic_us() + WAIT_SLICE_US)
@@ -152,14 +152,15 @@ cdef class Append:
         yield from self.writer.wait_async(self).__await__()
         return self
 
-    cdef TokenState _state(self) noexcept:
+    cdef int _state(self) except -1:
         cdef TokenState state
+        self.writer._check_process()
         pthread_mutex_lock(&self.writer.core.mutex)
         state = core_token_state(self.writer.core, self.epoch, self.last_index)
         pthread_mutex_unlock(&self.writer.core.mutex)
         return state
 
-    cdef bint _settle(self, TokenState state) except -1:
+    cdef bint _settle(self, int state) except -1:
         if state == TOKEN_DONE:
             return True
         if state == TOKEN_NO_SPACE:
@@ -168,6 +169,8 @@ cdef class Append:
                           advice="free space and append again")
         if state == TOKEN_POISONED:
             raise self.writer.poisoned()
+        if state == TOKEN_CLOSED:
+            raise LogClosed("the log was closed", path=self.writer.path)
         return False
 
     def __repr__(self):
@@ -377,8 +380,14 @@ cdef class LogWriter:
         return self.core.last_timestamp
 
     cdef int _check_usable(self) except -1:
+        if self.core.poison_errno:
+            raise self.poisoned()
         if self.closed:
             raise LogClosed("the log is closed", path=self.path)
+        return self._check_process()
+
+    cdef int _check_process(self) except -1:
+        """The child of a fork has neither the pool's threads nor a mutex that it could trust."""
         if self.core.fork_generation != core_fork_generation():
             raise LogClosed("the log was opened before a fork", path=self.path,
                             advice="open the log in the process that uses it")
@@ -390,6 +399,10 @@ cdef class LogWriter:
         return LogPoisoned(f"{what}: {_words(self.core.poison_errno)}", path=self.path,
                            intact=f"everything up to index {self.core.durable_index} is in the log",
                            advice="reopen the log: only the disk knows what it holds")
+
+    def poison(self, int error):
+        """Work on the log's files outside of this object failed: it is as after a failed sync."""
+        core_poison(self.core, error, b"a truncation failed")
 
     # -- waiting ---------------------------------------------------------------------------------------------------
     def set_async(self, int event_fd, waiters):
@@ -408,6 +421,7 @@ cdef class LogWriter:
     def arm(self, Append token not None):
         """Ask for one word on the eventfd when a group ends; True: no need to wait, the token is settled."""
         cdef TokenState state
+        self._check_process()
         pthread_mutex_lock(&self.core.mutex)
         state = core_token_state(self.core, token.epoch, token.last_index)
         if state == TOKEN_PENDING:
@@ -417,6 +431,7 @@ cdef class LogWriter:
 
     def hurry(self):
         """Somebody waits: let the pool write now."""
+        self._check_process()
         pthread_mutex_lock(&self.core.mutex)
         self.core.urgent = True
         if self.core.queue_first != NULL:
@@ -434,6 +449,7 @@ cdef class LogWriter:
         cdef Append token = Append.__new__(Append)
         token.writer = self
         token.term = self.core.term
+        self._check_process()
         pthread_mutex_lock(&self.core.mutex)
         token.first_index = token.last_index = self.core.next_index - 1
         token.epoch = self.core.epoch
@@ -447,6 +463,7 @@ cdef class LogWriter:
         token.writer = self
         token.term = self.core.term
         token.first_index = token.last_index = index
+        self._check_process()
         pthread_mutex_lock(&self.core.mutex)
         token.epoch = self.core.epoch
         kudu_add(&token.epoch.references, 1)
@@ -454,12 +471,15 @@ cdef class LogWriter:
         token.wait(timeout)
 
     def close(self, *, bint seal=True):
-        """Write and sync all that is queued and close the segment with a footer. Once; later calls do nothing.
+        """Write and sync all that is queued and close the segment with a footer. Once; later calls only raise.
 
         Raises:
-            LogPoisoned: what was queued may not be in the log.
+            LogPoisoned: what was queued may not be in the log. NoSpace: what was queued is not in the log.
         """
+        cdef int64_t failures = self.core.no_space_count
         if self.closed:
+            if self.core.poison_errno:
+                raise self.poisoned()
             return
         self.closed = True
         if self.core.fork_generation != core_fork_generation():
@@ -468,12 +488,17 @@ cdef class LogWriter:
             core_close(self.core, seal)
         if self.core.poison_errno:
             raise self.poisoned()
+        if self.core.no_space_count != failures:
+            raise NoSpace("no space for what was queued", path=self.path,
+                          intact=f"the log holds everything up to index {self.core.written_index}",
+                          advice="free space, open the log and append the rest again")
 
     # -- reading ---------------------------------------------------------------------------------------------------
     def cached(self, int64_t index):
         """The batch that holds `index` as (LogEntryBatchPB bytes holder), or None: read it from disk."""
         cdef Batch* batch
         cdef CachedBatch found
+        self._check_process()
         pthread_mutex_lock(&self.core.mutex)
         batch = cache_find(&self.core.cache, index)
         pthread_mutex_unlock(&self.core.mutex)
@@ -486,6 +511,7 @@ cdef class LogWriter:
     @property
     def state(self):
         """A consistent view: next_index, written_index, durable_index, term, sequence and so on, by name."""
+        self._check_process()
         pthread_mutex_lock(&self.core.mutex)
         try:
             return {

@@ -5,6 +5,7 @@ It belongs to the process that opened it. Nothing is acknowledged before it is d
 """
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -27,6 +28,7 @@ from kudu_storage.errors import (
     InvalidArgument,
     LogClosed,
     LogLocked,
+    NoSpace,
     NotFound,
     NotYetWritten,
 )
@@ -35,7 +37,7 @@ from kudu_storage.wal.anchors import Anchor, AnchorRegistry
 from kudu_storage.wal.log_index import IndexReader, clear_above, remove_below
 from kudu_storage.wal.log_recovery import Recovered, recover
 from kudu_storage.wal.log_truncation import truncate_segments
-from kudu_storage.wal.reader import Segment, open_segment
+from kudu_storage.wal.reader import Segment, list_segments, open_segment
 from kudu_storage.wal.retention import GcPlan, GcResult, RetentionPolicy, SegmentFacts, plan_gc
 
 if TYPE_CHECKING:
@@ -97,12 +99,10 @@ class Log:
         settings["retention"] = retention or RetentionPolicy()
         disk = Disk() if disk is None else disk
         _ensure_folder(folder, create, disk)
-        lock_fd = _lock(folder)
+        lock_fd = _lock(folder, create, disk)
         try:
             recovered = recover(folder, disk, tablet_id=tablet_id.encode() if tablet_id else None)
             settings["tablet_id"] = recovered.tablet_id or (tablet_id or secrets.token_hex(16)).encode()
-            if not create and not recovered.segments and recovered.sequence == 0:
-                raise NotFound("there is no log in this folder", path=folder, advice="create=True makes one")
             writer = _make_writer(folder, recovered, settings, disk)
             return cls(folder, writer, lock_fd, recovered, settings, disk)
         except BaseException:
@@ -273,11 +273,21 @@ class Log:
         while True:
             try:
                 self._writer.wait_written(index, timeout)
-            except (WaitTimeout, LogClosed):
+                for entry in self.read(index):
+                    yield entry
+                    index = entry.index + 1
+            except WaitTimeout:
                 return
-            for entry in self.read(index):
-                yield entry
-                index = entry.index + 1
+            except LogClosed:
+                if self._closed:
+                    return
+                with self._mutex:       # until the truncation that closed the writer has made another
+                    pass
+            except NotYetWritten:
+                pass                    # truncated meanwhile: it goes on with what comes at this index
+            except Collected:
+                if index <= self._writer.written_index:
+                    raise
 
     def _start(self, from_index: int | None, written: int) -> int:
         first = self.first_index
@@ -387,21 +397,22 @@ class Log:
             first = state["segment_first_index"] or None
             now = SegmentFacts(state["sequence"], first, written if first else None, state["offset"], None, True)
             segments = [*facts, now] if state["offset"] else facts
-            plan = self._plan(segments, written)
+            # What must not go is what a restart would need to know the log's end; "os" promises nothing about that.
+            plan = self._plan(segments, written if self._settings["durability"] == 1 else state["durable_index"])
             for sequence in plan.remove:
                 self._disk.unlink(self._segment_path(sequence))
                 self._segments = [f for f in self._segments if f.sequence != sequence]
-            if plan.remove:
+                # One by one: a crash must not bring back an older segment when a younger one is gone.
                 self._disk.sync_dir(self._path)
-                if plan.first_kept_index is not None:
-                    remove_below(self._path, plan.first_kept_index)
-                    self._index.invalidate()
+            if plan.remove and plan.first_kept_index is not None:
+                remove_below(self._path, plan.first_kept_index)
+                self._index.invalidate()
             return GcResult(len(plan.remove), plan.bytes, plan.blocked_by, plan.keep)
 
-    def _plan(self, segments: list[SegmentFacts], written: int) -> GcPlan:
+    def _plan(self, segments: list[SegmentFacts], durable: int) -> GcPlan:
         """A plan that no anchor can be registered against any more."""
         while True:
-            plan = plan_gc(segments, anchors=self.anchors.holders(), durable_index=written,
+            plan = plan_gc(segments, anchors=self.anchors.holders(), durable_index=durable,
                            now_micros=time.time_ns() // 1000, policy=self._settings["retention"])
             if not plan.remove or plan.first_kept_index is None:
                 return plan
@@ -412,7 +423,8 @@ class Log:
         """Remove all entries above `index`, durably on return; the next entry gets index + 1.
 
         Raises:
-            Collected: below the first entry kept - 1. NotYetWritten: above the last one.
+            Collected: below the first entry kept - 1. NotYetWritten: above the last one. NoSpace: some entries above
+            `index` may still be there, and the log goes on behind `last`. LogPoisoned: reopen it.
         """
         self._require_open()
         with self._mutex:
@@ -424,16 +436,44 @@ class Log:
                 raise Collected(f"index {index} is below what the log holds", path=self._path)
             if index == state["written_index"]:
                 return
-            self._writer.close()
-            segments = self._closed_segments(state["sequence"] + 1)
-            last = truncate_segments(self._path, [f.sequence for f in segments], index, self._disk)
-            clear_above(self._path, index)
-            self._index.invalidate()
-            self._recovered = recover(self._path, self._disk)
-            self._segments = list(self._recovered.segments)
-            self._known_sequence = self._recovered.sequence
-            self._last_recovered = last if last is not None else self._recovered.last
-            self._replace_writer(index)
+            try:
+                self._cut(index)
+            except BaseException as error:
+                self._go_on_after(error)
+                raise
+
+    def _cut(self, index: int) -> None:
+        self._writer.close()
+        sequences = [file.sequence for file in list_segments(self._path) if file.sequence is not None]
+        last = truncate_segments(self._path, sequences, index, self._disk)
+        clear_above(self._path, index)
+        self._index.invalidate()
+        self._begin_again(index, last)
+
+    def _begin_again(self, last_index: int | None = None, last: OpId | None = None) -> None:
+        """A new writer behind what the files hold now. last_index: of a log that may be empty."""
+        self._recovered = recover(self._path, self._disk)
+        self._segments = list(self._recovered.segments)
+        self._known_sequence = self._recovered.sequence
+        self._last_recovered = last if last is not None else self._recovered.last
+        self._replace_writer(self._recovered.last.index if last_index is None else last_index)
+
+    def _go_on_after(self, error: BaseException) -> None:
+        """A truncation failed. For want of space the log goes on with what it holds; else it is poisoned."""
+        number = getattr(error, "errno", None)
+        try:
+            if isinstance(error, NoSpace) or number in (errno.ENOSPC, errno.EDQUOT):
+                self._begin_again()
+                if not isinstance(error, NoSpace):
+                    raise NoSpace("no space to truncate the log", path=self._path,
+                                  intact=f"it ends at index {self._recovered.last.index}",
+                                  advice="free space and truncate again") from error
+                return
+        except DiskError as again:
+            number = again.errno
+        self._writer.poison(number or errno.EIO)
+        if isinstance(error, DiskError):
+            raise self._writer.poisoned() from error
 
     def _replace_writer(self, last_index: int) -> None:
         recovered = self._recovered
@@ -534,19 +574,32 @@ def _ensure_folder(folder: str, create: bool, disk: Disk) -> None:
         disk.sync_dir(os.path.dirname(made))
 
 
-def _lock(folder: str) -> int:
-    """One writer a folder, across processes and within one. The lock goes with the descriptor."""
+def _lock(folder: str, create: bool, disk: Disk) -> int:
+    """One writer a folder, across processes and within one. The lock goes with the descriptor.
+
+    The file stays: it says that there is a log here, even without a segment (nothing appended yet, or all truncated).
+    """
     name = os.path.join(folder, LOCK_NAME)
+    flags = os.O_RDWR | os.O_CLOEXEC
     try:
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        there = os.path.exists(name)
+        if not there and not create and not list_segments(folder):
+            raise NotFound("there is no log in this folder", path=folder, advice="create=True makes one")
+        fd = os.open(name, flags if there else flags | os.O_CREAT, 0o644)
     except OSError as error:
+        if isinstance(error, NotFound):
+            raise
         raise DiskError(f"cannot open the log's folder for writing: {error.strerror}", path=folder) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        if not there:
+            disk.sync_dir(folder)
+    except BaseException as error:
         os.close(fd)
-        raise LogLocked("the log is open for writing elsewhere", path=folder,
-                        advice="close it there, or read it with kudu-storage wal") from error
+        if isinstance(error, BlockingIOError):
+            raise LogLocked("the log is open for writing elsewhere", path=folder,
+                            advice="close it there, or read it with kudu-storage wal") from error
+        raise
     return fd
 
 

@@ -20,20 +20,20 @@ from kudu_storage.wal.reader import Segment, open_segment
 def truncate_segments(directory: str, sequences: list[int], index: int, disk: Disk) -> OpId | None:
     """Remove every entry above `index` from the closed segments `sequences`.
 
-    Returns the last operation's id left in the segment that was cut, or None.
+    Returns the id of the last operation left, None if there is none.
     """
     for sequence in reversed(sequences):
         path = os.path.join(directory, f"wal-{sequence:09d}")
         with open_segment(path) as segment:
-            cut = _find_cut(segment, index)
-            if cut is None:
-                return None                     # it ends at or below the index: so do all before it
-            keep_bytes, kept, part = cut
-            if kept.entries or part:
+            keep_bytes, kept, part = _find_cut(segment, index)
+            if keep_bytes is not None and kept.entries:
                 _replace(segment, keep_bytes, kept, part, directory, disk)
-                return OpId(kept.last_term, kept.last_index)
-        disk.unlink(path)
-        disk.sync_dir(directory)
+        if keep_bytes is not None and not kept.entries:
+            disk.unlink(path)
+            disk.sync_dir(directory)
+        elif kept.min_index is not None:
+            # It ends at or below the index: so do all before it. COMMITs alone would not say where the log ends.
+            return OpId(kept.last_term, kept.last_index)
     return None
 
 
@@ -56,9 +56,11 @@ class _Kept:
             self.last_term, self.last_index = opid.term, opid.index
 
 
-def _find_cut(segment: Segment, index: int) -> tuple[int, _Kept, bytes] | None:
-    """(bytes of the file that stay as they are, what they hold and the part, the first batch cut to what stays of it);
-    None when nothing goes. COMMITs of operations that go, go with them."""
+def _find_cut(segment: Segment, index: int) -> tuple[int | None, _Kept, bytes]:
+    """(bytes of the file that stay as they are, what they hold and the part, the first batch cut to what stays of it).
+
+    No bytes are named when nothing goes. COMMITs of operations that go, go with them.
+    """
     kept = _Kept()
     scanner = segment.scanner()
     while (chunk := scanner.next_chunk()) is not None:
@@ -70,7 +72,7 @@ def _find_cut(segment: Segment, index: int) -> tuple[int, _Kept, bytes] | None:
             if len(stays) < len(batch.entry):
                 part = message_class("kudu.log.LogEntryBatchPB")(entry=stays).SerializeToString() if stays else b""
                 return offset, kept, part
-    return None
+    return None, kept, b""
 
 
 def _index_of(entry: object) -> int:
