@@ -5,6 +5,7 @@ It belongs to the process that opened it. Nothing is acknowledged before it is d
 """
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import secrets
@@ -16,12 +17,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from kudu_storage._native.disk import Disk
+from kudu_storage._native.log_replaced import Cuts
 from kudu_storage._native.log_writer import Append, Entry, LogWriter, chunk_entries
 from kudu_storage.common.limits import MIB
 from kudu_storage.common.opid import MINIMUM_OPID, OpId
 from kudu_storage.common.sizes import parse_bytes
 from kudu_storage.errors import (
     Collected,
+    CorruptionError,
     DiskError,
     InternalError,
     InvalidArgument,
@@ -34,6 +37,7 @@ from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor, AnchorRegistry
 from kudu_storage.wal.log_index import IndexReader, clear_above, remove_below
 from kudu_storage.wal.log_recovery import Recovered, recover
+from kudu_storage.wal.log_replaced import ReplacedOperations, cuts_of, owner_of
 from kudu_storage.wal.log_truncation import truncate_segments
 from kudu_storage.wal.reader import Segment, open_segment
 from kudu_storage.wal.retention import GcPlan, GcResult, RetentionPolicy, SegmentFacts, plan_gc
@@ -63,8 +67,9 @@ class Log:
         self._segments = list(recovered.segments)       # closed ones that are kept, by sequence
         self._known_sequence = recovered.sequence       # segments up to it were looked at
         self._last_recovered = recovered.last
-        self.anchors = AnchorRegistry(floor=self._first_index())
         self._index = IndexReader(path)
+        self._replaced = ReplacedOperations()
+        self.anchors = AnchorRegistry(floor=self._first_index())
         self._waiters: LoopWaiters | None = None
         self._attach(writer)
         self._closed = False
@@ -163,22 +168,27 @@ class Log:
         """Queue opaque entries as one batch, acknowledged together. As append()."""
         return self._writer.append_many(payloads)
 
-    def append_replicate(self, *messages: Any) -> Append:
-        """Queue operations: kudu.consensus.ReplicateMsg messages with the next indexes, as one batch."""
-        return self._append_typed(1, "replicate", messages)
+    def append_replicate(self, *messages: Any, replace: bool = False) -> Append:
+        """Queue operations as one batch: kudu.consensus.ReplicateMsg messages, or their bytes, with the next indexes.
+
+        Args:
+            replace: the first may have an index that the log has already: then that operation and all above it are
+                replaced. Their entries stay in the files and are not read any more.
+        """
+        return self._append_typed(1, "replicate", messages, replace)
 
     def append_commit(self, *messages: Any) -> Append:
-        """Queue kudu.consensus.CommitMsg messages, as one batch. The token is settled with the entries before it."""
-        return self._append_typed(2, "commit", messages)
+        """Queue kudu.consensus.CommitMsg messages, or their bytes, as one batch. The token names the last operation."""
+        return self._append_typed(2, "commit", messages, False)
 
-    def _append_typed(self, kind: int, name: str, messages: tuple[Any, ...]) -> Append:
+    def _append_typed(self, kind: int, name: str, messages: tuple[Any, ...], replace: bool) -> Append:
         batch: Any = message_class("kudu.log.LogEntryBatchPB")()
         for message in messages:
             entry = batch.entry.add()
             entry.type = kind
             getattr(entry, name).MergeFromString(
                 message if isinstance(message, bytes) else message.SerializeToString())
-        return self._writer.append_entries(batch.SerializeToString())
+        return self._writer.append_entries(batch.SerializeToString(), replace=replace)
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was appended so far is acknowledged."""
@@ -227,18 +237,17 @@ class Log:
 
     def _first_index(self) -> int:
         state = self._writer.state
-        for facts in self._closed_segments(state["sequence"]):
-            if facts.first_index is not None:
-                return facts.first_index
-        return int(state["segment_first_index"]) or int(state["written_index"]) + 1
+        # Not simply the first segment's: what Raft replaced may have reached higher than what replaced it.
+        first = min((f.first_index for f in self._all_segments(state) if f.first_index is not None), default=None)
+        return int(state["written_index"]) + 1 if first is None else first
 
     def stats(self) -> dict[str, Any]:
         """Counts and sizes, by name."""
         state = self._writer.state
-        segments = self._closed_segments(state["sequence"])
+        segments = self._closed_segments(state)
         return {
             "path": self._path, "last": str(self.last), "durable": str(self.durable), "first_index": self.first_index,
-            "segments": len(segments) + (1 if state["offset"] else 0),
+            "segments": len(segments) + (1 if state["open"] else 0),
             "closed_bytes": sum(f.bytes for f in segments), "anchors": len(self.anchors), **state,
         }
 
@@ -311,13 +320,16 @@ class Log:
                                 advice="it was collected or truncated while it was read")
 
     def _read_disk(self, index: int, end: int) -> Iterator[Entry]:
-        """Entries from `index` on, of the one segment that holds it."""
-        segment, offset = self._locate(index)
+        """Entries from `index` on, of the one segment that holds it, up to where a later one replaces its operations."""
+        found = self._locate(index)
+        if found is None:
+            return
+        segment, offset, below, cuts = found
         with segment:
             scanner = segment.scanner(offset)
             target = 1 << 16 if offset is not None else 1 << 20
             while (chunk := scanner.next_chunk(target)) is not None:
-                entries = chunk_entries(chunk, index)
+                entries = chunk_entries(chunk, index, below, cuts)
                 yield from entries
                 if entries and entries[-1].index >= end:
                     return
@@ -326,41 +338,50 @@ class Log:
             if error is not None:
                 raise error
 
-    def _locate(self, index: int) -> tuple[Segment, int | None]:
-        """The segment that holds `index`, open, and the offset of its batch if the index tells."""
-        slot = self._index.lookup(index)
-        if slot is not None:
-            try:
-                segment = self._open_segment(slot.segment_sequence)
-            except NotFound:
-                pass
+    def _locate(self, index: int) -> tuple[Segment, int | None, int, Cuts | None] | None:
+        """The segment that holds `index`, open; the offset of its batch, if the dense index tells; from which index on
+        later segments replace its operations; where it replaces its own. None: no segment holds it."""
+        state = self._writer.state
+        owner = owner_of(index, self._all_segments(state))
+        if owner is None:
+            return None
+        facts, below = owner
+        try:
+            segment = open_segment(self._segment_path(facts.sequence))
+        except NotFound:
+            return None                 # collected meanwhile
+        try:
+            if facts.is_open and not segment.closed:
+                # Only what is acknowledged is looked at.
+                segment.end_offset = segment.file_size = state["offset"]
+                cuts = cuts_of(segment) if state["segment_replacements"] else None
             else:
-                if segment.first_offset <= slot.offset < segment.end_offset and _is_entry(segment, slot.offset, index):
-                    return segment, slot.offset
-                segment.close()         # a hint that was wrong
-        state = self._writer.state
-        for facts in reversed(self._closed_segments(state["sequence"])):
-            if facts.first_index is not None and facts.first_index <= index:
-                if facts.last_index is not None and index <= facts.last_index:
-                    return self._open_segment(facts.sequence), None
-                break
-        return self._open_segment(state["sequence"]), None
+                cuts = self._replaced.of_closed(segment)
+            return segment, self._hint(segment, index, below, cuts), below, cuts
+        except BaseException:
+            segment.close()
+            raise
 
-    def _open_segment(self, sequence: int) -> Segment:
-        """Open a segment to read. Of the one being written only what is acknowledged is seen."""
-        state = self._writer.state
-        segment = open_segment(self._segment_path(sequence))
-        if sequence == state["sequence"] and not segment.closed:
-            segment.end_offset = segment.file_size = state["offset"]
-        return segment
+    def _hint(self, segment: Segment, index: int, below: int, cuts: Cuts | None) -> int | None:
+        """Where the dense index says that the operation is in this segment, if it is there."""
+        slot = self._index.lookup(index)
+        if slot is None or slot.segment_sequence != segment.sequence \
+                or not segment.first_offset <= slot.offset < segment.end_offset:
+            return None
+        try:
+            entries = chunk_entries(segment.batch_at(slot.offset), index, below, cuts)
+        except CorruptionError:
+            return None
+        return slot.offset if entries and entries[0].index == index else None
 
     def _segment_path(self, sequence: int) -> str:
         return os.path.join(self._path, f"wal-{sequence:09d}")
 
-    def _closed_segments(self, open_sequence: int) -> list[SegmentFacts]:
-        """What is known of the segments before the open one; those that were closed since are looked at once."""
+    def _closed_segments(self, state: dict[str, Any]) -> list[SegmentFacts]:
+        """What is known of the closed segments; those that were closed since the last call are looked at once."""
+        last = state["sequence"] - 1 if state["open"] else state["sequence"]
         with self._mutex:
-            for sequence in range(self._known_sequence + 1, open_sequence):
+            for sequence in range(self._known_sequence + 1, last + 1):
                 with open_segment(self._segment_path(sequence)) as segment:
                     footer = segment.footer
                     if footer is None:
@@ -372,6 +393,16 @@ class Log:
                 self._known_sequence = sequence
             return list(self._segments)
 
+    def _all_segments(self, state: dict[str, Any]) -> list[SegmentFacts]:
+        """The closed ones, and the one being written as far as it is acknowledged."""
+        segments = self._closed_segments(state)
+        if state["open"]:
+            first = state["segment_first_index"] or None
+            # Of an operation above the last one nobody asks, so the last one will do for what it replaced too.
+            last = state["written_index"] if first else None
+            segments.append(SegmentFacts(state["sequence"], first, last, state["offset"], None, True))
+        return segments
+
     # -- keeping and collecting ----------------------------------------------------------------------------------------
     def anchor(self, index: int, owner: str) -> Anchor:
         """Keep entries from `index` on until the anchor is released; a context manager."""
@@ -382,11 +413,7 @@ class Log:
         self._require_open()
         with self._mutex:
             state = self._writer.state
-            facts = self._closed_segments(state["sequence"])
-            written = state["written_index"]
-            first = state["segment_first_index"] or None
-            now = SegmentFacts(state["sequence"], first, written if first else None, state["offset"], None, True)
-            segments = [*facts, now] if state["offset"] else facts
+            segments, written = self._all_segments(state), state["written_index"]
             plan = self._plan(segments, written)
             for sequence in plan.remove:
                 self._disk.unlink(self._segment_path(sequence))
@@ -418,27 +445,31 @@ class Log:
         with self._mutex:
             self._writer.flush()
             state = self._writer.state
+            first = self.first_index
             if index > state["written_index"]:
                 raise NotYetWritten(f"index {index} is above the last one, {state['written_index']}", path=self._path)
-            if index < self.first_index - 1 or index < 0:
-                raise Collected(f"index {index} is below what the log holds", path=self._path)
+            if index < 0:
+                raise InvalidArgument(f"index {index} is negative")
+            # Without its last operation kept, a log would not know after reopening where it goes on.
+            if index < first and not (index == 0 and first == 1):
+                raise Collected(f"index {index} is below the first one kept, {first}", path=self._path)
             if index == state["written_index"]:
                 return
             self._writer.close()
-            segments = self._closed_segments(state["sequence"] + 1)
-            last = truncate_segments(self._path, [f.sequence for f in segments], index, self._disk)
+            truncate_segments(self._path, index, self._disk)
             clear_above(self._path, index)
             self._index.invalidate()
+            self._replaced.forget()
             self._recovered = recover(self._path, self._disk)
             self._segments = list(self._recovered.segments)
             self._known_sequence = self._recovered.sequence
-            self._last_recovered = last if last is not None else self._recovered.last
+            self._last_recovered = self._recovered.last
             self._replace_writer(index)
 
     def _replace_writer(self, last_index: int) -> None:
         recovered = self._recovered
         base = OpId(max(self._last_recovered.term, int(self._writer.term)), last_index)
-        end = Recovered(recovered.segments, base, recovered.tablet_id, recovered.sequence, 0)
+        end = dataclasses.replace(recovered, last=base, last_timestamp=int(self._writer.last_timestamp))
         writer = _make_writer(self._path, end, self._settings, self._disk)
         self._finalizer.detach()
         self._writer = writer
@@ -498,7 +529,8 @@ def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], di
                      durability=settings["durability"], interval_s=settings["interval_s"],
                      segment_bytes=settings["segment_bytes"], queued_bytes_max=settings["queued_bytes_max"],
                      cache_bytes_max=settings["cache_bytes_max"], sequence=recovered.sequence,
-                     term=max(recovered.last.term, 1), next_index=recovered.last.index + 1, disk=disk)
+                     term=max(recovered.last.term, 1), next_index=recovered.last.index + 1,
+                     last_timestamp=recovered.last_timestamp, disk=disk)
 
 
 def _header_parts(tablet_id: bytes, codec: int) -> tuple[bytes, bytes]:
@@ -548,17 +580,6 @@ def _lock(folder: str) -> int:
         raise LogLocked("the log is open for writing elsewhere", path=folder,
                         advice="close it there, or read it with kudu-storage wal") from error
     return fd
-
-
-def _is_entry(segment: Segment, offset: int, index: int) -> bool:
-    """Whether the batch at `offset` holds operation `index`: the dense index is only a hint."""
-    from kudu_storage.errors import CorruptionError
-
-    try:
-        entries = chunk_entries(segment.batch_at(offset), 1)
-    except CorruptionError:
-        return False
-    return bool(entries) and entries[0].index <= index <= entries[-1].index
 
 
 def _close_quietly(writer: LogWriter, lock_fd: int) -> None:

@@ -33,6 +33,7 @@ class Recovered:
     tablet_id: bytes | None
     sequence: int                   # of the last segment, 0 without any
     cut_bytes: int                  # of a torn tail
+    last_timestamp: int = 0         # the highest of the last segment that has operations
 
 
 def recover(directory: str, disk: Disk, *, tablet_id: bytes | None = None) -> Recovered:
@@ -82,7 +83,7 @@ def _check(segments: list[Segment], tablet_id: bytes | None) -> None:
 
 def _recover(directory: str, segments: list[Segment], disk: Disk) -> Recovered:
     facts: list[SegmentFacts] = []
-    last, cut = MINIMUM_OPID, 0
+    last, cut, timestamp = MINIMUM_OPID, 0, 0
     ordered = sorted(segments, key=lambda s: s.sequence)
     for segment in ordered[:-1]:
         facts.append(_facts_of_closed(segment))
@@ -98,12 +99,13 @@ def _recover(directory: str, segments: list[Segment], disk: Disk) -> Recovered:
                 _seal(final, tally, end_offset, disk)
             else:
                 _sync_file(final.path, disk)
+            closed_at = final.footer.close_timestamp_micros if final.footer is not None else time.time_ns() // 1000
             facts.append(SegmentFacts(final.sequence, tally.min_replicate_index, tally.max_replicate_index,
-                                      os.stat(final.path).st_size, time.time_ns() // 1000))
+                                      os.stat(final.path).st_size, closed_at))
         disk.sync_dir(directory)
-        last = _last_opid(ordered, tally)
+        last, timestamp = _last_operation(ordered, tally)
     return Recovered(tuple(facts), last, ordered[-1].header.tablet_id if ordered else None,
-                     facts[-1].sequence if facts else (ordered[-1].sequence - 1 if ordered else 0), cut)
+                     facts[-1].sequence if facts else (ordered[-1].sequence - 1 if ordered else 0), cut, timestamp)
 
 
 def _facts_of_closed(segment: Segment) -> SegmentFacts:
@@ -136,17 +138,18 @@ def _scan(segment: Segment) -> tuple[EntryTally, int]:
     return tally, end.offset
 
 
-def _last_opid(segments: list[Segment], tally: EntryTally) -> OpId:
-    """The last REPLICATE: of the last segment, or of the last one that holds any."""
+def _last_operation(segments: list[Segment], tally: EntryTally) -> tuple[OpId, int]:
+    """Id of the last REPLICATE (of the last segment, or of the last one that holds any), and its segment's highest
+    timestamp."""
     if tally.last_replicate is not None:
-        return OpId(*tally.last_replicate)
+        return OpId(*tally.last_replicate), tally.max_timestamp or 0
     for segment in reversed(segments[:-1]):
         if segment.footer is not None and not segment.footer.HasField("max_replicate_index"):
             continue
         earlier, _ = _scan(segment)
         if earlier.last_replicate is not None:
-            return OpId(*earlier.last_replicate)
-    return MINIMUM_OPID
+            return OpId(*earlier.last_replicate), earlier.max_timestamp or 0
+    return MINIMUM_OPID, 0
 
 
 def footer_bytes(entries: int, min_index: int | None, max_index: int | None) -> bytes:
