@@ -190,7 +190,7 @@ cdef class LogWriter:
     cdef LogCore* core
     cdef Disk disk
     cdef readonly str path
-    cdef object waiters             # what wait_async gives its futures to; set by the room above
+    cdef readonly object waiters    # what wait_async gives its futures to; set by the room above
     cdef public object waiter_factory       # makes them when the first token is awaited
     cdef bint compresses_here
     cdef bint closed

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.log_replaced import Cuts
 from kudu_storage._native.log_writer import Append, Entry, LogWriter, chunk_entries
+from kudu_storage.common import types
 from kudu_storage.common.limits import MIB
 from kudu_storage.common.opid import MINIMUM_OPID, OpId
+from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.common.sizes import parse_bytes
 from kudu_storage.errors import (
     Collected,
@@ -32,6 +34,7 @@ from kudu_storage.errors import (
     LogLocked,
     NotFound,
     NotYetWritten,
+    WaitTimeout,
 )
 from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor, AnchorRegistry
@@ -39,7 +42,7 @@ from kudu_storage.wal.log_index import IndexReader, clear_above, remove_below
 from kudu_storage.wal.log_recovery import Recovered, recover
 from kudu_storage.wal.log_replaced import ReplacedOperations, cuts_of, owner_of
 from kudu_storage.wal.log_truncation import truncate_segments
-from kudu_storage.wal.reader import Segment, open_segment
+from kudu_storage.wal.reader import Segment, list_segments, open_segment
 from kudu_storage.wal.retention import GcPlan, GcResult, RetentionPolicy, SegmentFacts, plan_gc
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ CODECS: Final = {"none": 1, "snappy": 2, "lz4": 3, "zlib": 4}
 _DURABILITIES: Final = {"fsync": 0, "os": 1}
 SEGMENT_BYTES_MIN: Final = 16 * 1024
 SEGMENT_BYTES_MAX: Final = 1024 * MIB
+
 
 
 class Log:
@@ -73,14 +77,15 @@ class Log:
         self._waiters: LoopWaiters | None = None
         self._attach(writer)
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close_quietly, writer, lock_fd)
+        self._pid = os.getpid()
+        self._finalizer = weakref.finalize(self, _close_quietly, writer, lock_fd, self._pid)
 
     # -- opening -------------------------------------------------------------------------------------------------------
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, create: bool = False, durability: str = "fsync",
              segment_size: int | str = 8 * MIB, compression: str = "lz4", queue_size: int | str = 4 * MIB,
              cache_size: int | str = 16 * MIB, retention: RetentionPolicy | None = None, tablet_id: str | None = None,
-             disk: Disk | None = None) -> Log:
+             schema: Schema | None = None, schema_version: int = 0, disk: Disk | None = None) -> Log:
         """Open a log to append and read.
 
         Args:
@@ -94,6 +99,8 @@ class Log:
             cache_size: bound of recent entries kept in memory.
             retention: what gc() keeps.
             tablet_id: 32 hex digits; refuse the log of another tablet. Default: what the folder holds, or a new one.
+            schema, schema_version: of the tablet's rows, with column ids, for the headers of new segments. Default:
+                what the last segment says; of a new log, one that suits opaque entries.
         Raises:
             NotFound, LogLocked, CorruptionError, InvalidArgument, DiskError.
         """
@@ -102,16 +109,18 @@ class Log:
         settings["retention"] = retention or RetentionPolicy()
         disk = Disk() if disk is None else disk
         _ensure_folder(folder, create, disk)
+        if not create and not os.path.exists(os.path.join(folder, LOCK_NAME)) and not list_segments(folder):
+            raise NotFound("there is no log in this folder", path=folder, advice="create=True makes one")
         lock_fd = _lock(folder)
         try:
             recovered = recover(folder, disk, tablet_id=tablet_id.encode() if tablet_id else None)
             settings["tablet_id"] = recovered.tablet_id or (tablet_id or secrets.token_hex(16)).encode()
-            if not create and not recovered.segments and recovered.sequence == 0:
-                raise NotFound("there is no log in this folder", path=folder, advice="create=True makes one")
+            settings["schema"] = recovered.schema if schema is None and recovered.schema is not None \
+                else _header_schema(schema or _opaque_schema(), schema_version)
             writer = _make_writer(folder, recovered, settings, disk)
             return cls(folder, writer, lock_fd, recovered, settings, disk)
         except BaseException:
-            os.close(lock_fd)
+            _unlock(lock_fd, os.getpid())
             raise
 
     @classmethod
@@ -137,7 +146,7 @@ class Log:
             self._index.close()
             if self._waiters is not None:
                 self._waiters.close()
-            os.close(self._lock_fd)
+            _unlock(self._lock_fd, self._pid)
 
     def __enter__(self) -> Log:
         return self
@@ -274,16 +283,23 @@ class Log:
         """read() that goes on with what is appended later, as it is acknowledged.
 
         Args:
-            timeout: seconds to wait for the next entry; None: for ever. Ends quietly when it passes.
+            timeout: seconds to wait for the next entry; None: for ever. Ends quietly when it passes, or when the log is
+                closed.
+        Raises:
+            As read(); NotYetWritten: what was read already was truncated. LogPoisoned.
         """
-        from kudu_storage.errors import WaitTimeout
-
+        self._require_open()
         index = self._start(from_index, self._writer.written_index)
         while True:
+            writer = self._writer
             try:
-                self._writer.wait_written(index, timeout)
-            except (WaitTimeout, LogClosed):
+                writer.wait_written(index, timeout)
+            except WaitTimeout:
                 return
+            except LogClosed:
+                if writer is self._writer:
+                    return
+                continue            # the log was truncated meanwhile
             for entry in self.read(index):
                 yield entry
                 index = entry.index + 1
@@ -320,7 +336,7 @@ class Log:
                                 advice="it was collected or truncated while it was read")
 
     def _read_disk(self, index: int, end: int) -> Iterator[Entry]:
-        """Entries from `index` on, of the one segment that holds it, up to where a later one replaces its operations."""
+        """Entries from `index` on, of the one segment that holds it, without those that were replaced."""
         found = self._locate(index)
         if found is None:
             return
@@ -473,7 +489,7 @@ class Log:
         writer = _make_writer(self._path, end, self._settings, self._disk)
         self._finalizer.detach()
         self._writer = writer
-        self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd)
+        self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd, self._pid)
         self._attach(writer)
         if self._waiters is not None:
             self._waiters.attach(writer)
@@ -498,6 +514,11 @@ class Log:
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
+def _opaque_schema() -> Schema:
+    """The least that a tablet can have: a log of opaque entries has no rows."""
+    return Schema((ColumnSchema("index", types.BY_NAME["INT64"], is_key=True, id=10),))
+
+
 def _settings(durability: str, segment_size: int | str, compression: str, queue_size: int | str,
               cache_size: int | str) -> dict[str, Any]:
     mode, interval = _durability(durability)
@@ -524,7 +545,7 @@ def _durability(text: str) -> tuple[int, float]:
 
 
 def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], disk: Disk) -> LogWriter:
-    before, after = _header_parts(settings["tablet_id"], settings["codec"])
+    before, after = _header_parts(settings["tablet_id"], settings["codec"], settings["schema"])
     return LogWriter(folder, header_before=before, header_after=after, codec=settings["codec"],
                      durability=settings["durability"], interval_s=settings["interval_s"],
                      segment_bytes=settings["segment_bytes"], queued_bytes_max=settings["queued_bytes_max"],
@@ -533,17 +554,19 @@ def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], di
                      last_timestamp=recovered.last_timestamp, disk=disk)
 
 
-def _header_parts(tablet_id: bytes, codec: int) -> tuple[bytes, bytes]:
-    """LogSegmentHeaderPB before and after its sequence number. The schema is the least that a tablet can have: a log of
-    opaque entries has no rows."""
-    header: Any = message_class("kudu.log.LogSegmentHeaderPB")()
+def _header_parts(tablet_id: bytes, codec: int, schema: bytes) -> tuple[bytes, bytes]:
+    """LogSegmentHeaderPB before and after its sequence number. schema: its fields of that kind, serialised."""
+    header: Any = message_class("kudu.log.LogSegmentHeaderPB").FromString(schema)
     before: Any = message_class("kudu.log.LogSegmentHeaderPB")(tablet_id=tablet_id)
-    column = header.schema.columns.add(id=10, name="index", type=7, is_key=True)
-    column.is_nullable = False
-    header.schema_version = 0
     if codec > 1:
         header.compression_codec = codec
     return before.SerializePartialToString(), header.SerializePartialToString()
+
+
+def _header_schema(schema: Schema, version: int) -> bytes:
+    header: Any = message_class("kudu.log.LogSegmentHeaderPB")(schema_version=version)
+    schema.to_pb(header.schema)
+    return bytes(header.SerializePartialToString())
 
 
 def _ensure_folder(folder: str, create: bool, disk: Disk) -> None:
@@ -582,7 +605,14 @@ def _lock(folder: str) -> int:
     return fd
 
 
-def _close_quietly(writer: LogWriter, lock_fd: int) -> None:
+def _unlock(fd: int, pid: int) -> None:
+    """Let go of the folder. A child of a fork shares the lock: it must not release it, nor keep it longer than we do."""
+    if os.getpid() == pid:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
+
+
+def _close_quietly(writer: LogWriter, lock_fd: int, pid: int) -> None:
     """For logs that nobody closed: at the interpreter's exit, or when the last reference went."""
     from kudu_storage.errors import KuduStorageError
 
@@ -591,4 +621,6 @@ def _close_quietly(writer: LogWriter, lock_fd: int) -> None:
     except KuduStorageError:
         pass        # whoever waited for these entries was told
     finally:
-        os.close(lock_fd)
+        if writer.waiters is not None:
+            writer.waiters.close()
+        _unlock(lock_fd, pid)

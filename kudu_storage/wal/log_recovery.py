@@ -34,6 +34,7 @@ class Recovered:
     sequence: int                   # of the last segment, 0 without any
     cut_bytes: int                  # of a torn tail
     last_timestamp: int = 0         # the highest of the last segment that has operations
+    schema: bytes | None = None     # of the last segment's header: a LogSegmentHeaderPB with nothing else, serialised
 
 
 def recover(directory: str, disk: Disk, *, tablet_id: bytes | None = None) -> Recovered:
@@ -105,7 +106,15 @@ def _recover(directory: str, segments: list[Segment], disk: Disk) -> Recovered:
         disk.sync_dir(directory)
         last, timestamp = _last_operation(ordered, tally)
     return Recovered(tuple(facts), last, ordered[-1].header.tablet_id if ordered else None,
-                     facts[-1].sequence if facts else (ordered[-1].sequence - 1 if ordered else 0), cut, timestamp)
+                     facts[-1].sequence if facts else (ordered[-1].sequence - 1 if ordered else 0), cut, timestamp,
+                     _schema_of(ordered[-1]) if ordered else None)
+
+
+def _schema_of(segment: Segment) -> bytes:
+    header: Any = message_class("kudu.log.LogSegmentHeaderPB")()
+    header.schema.CopyFrom(segment.header.schema)
+    header.schema_version = segment.header.schema_version
+    return bytes(header.SerializePartialToString())
 
 
 def _facts_of_closed(segment: Segment) -> SegmentFacts:

@@ -1,8 +1,8 @@
 """Operations that Raft replaced are never read: finding out which ones, at the least cost.
 
-In a log an operation voids all before it with its index or a higher one. Across segments the smallest index of each tells
-(footers have it). Within one segment nobody wrote it down, so the segment is read once, natively, unless its footer proves
-that there is nothing to find. May not touch: anything but reading segments.
+In a log an operation voids all before it with its index or a higher one. Across segments the smallest index of each
+tells (footers have it). Within one segment nobody wrote it down, so the segment is read once, natively, unless its
+footer proves that there is nothing to find. May not touch: segments other than by reading.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INT64_MAX: Final = (1 << 63) - 1
 
 
 def owner_of(index: int, segments: Sequence[SegmentFacts]) -> tuple[SegmentFacts, int] | None:
-    """The segment that holds the operation, if any does, and the index from which on later ones replace its operations."""
+    """The segment that holds the operation, if any does, and from which index on later ones replace its operations."""
     below = INT64_MAX
     for facts in reversed(segments):
         if facts.first_index is None:
@@ -64,7 +64,7 @@ def cuts_of(segment: Segment) -> Cuts | None:
 
 
 def _is_plain(segment: Segment) -> bool:
-    """As many entries as indexes: neither COMMITs nor an index twice (an index between the two ends is never missing)."""
+    """As many entries as indexes: neither COMMITs nor an index twice (none between the two ends is ever missing)."""
     footer = segment.footer
     if footer is None or not footer.HasField("min_replicate_index"):
         return False

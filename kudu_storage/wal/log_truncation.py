@@ -1,8 +1,8 @@
 """Cutting a log behind an index, durably. The log is closed for writing while this works.
 
-A crash at any point leaves a log that ends at `index`, or at some later entry that it had: segments are cut newest first, each
-cut durable before the next. A segment of which something stays becomes a shorter copy: COMMITs of operations that stay can
-come after operations that go, also in later segments.
+A crash at any point leaves a log that ends at `index`, or at some later entry that it had: segments are cut newest
+first, each cut durable before the next. A segment of which something stays becomes a shorter copy: COMMITs of
+operations that stay can come after operations that go, also in later segments.
 """
 from __future__ import annotations
 
