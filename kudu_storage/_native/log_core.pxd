@@ -64,13 +64,16 @@ cdef struct LogCore:
     bint closed                     # nothing is written any more
     int sync_waiters
     int async_waiters
-    int64_t term
+    int64_t term                    # of the next entry
+    int64_t last_term               # of the last one
     int64_t next_index              # also read without the mutex: kudu_load, kudu_store
     int64_t next_serial
     uint64_t last_timestamp
     int64_t written_index           # with the kernel
+    int64_t written_term
     int64_t written_serial          # tokens go by serials: indexes say nothing of COMMITs, and can be given again
     int64_t durable_index
+    int64_t durable_term
     int64_t durable_serial
     bint seen_open                  # a segment is open
     int64_t seen_sequence

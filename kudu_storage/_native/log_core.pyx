@@ -96,6 +96,7 @@ cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexce
     if batch.kind == ENTRY_REPLICATE:
         kudu_store(&core.next_index, batch.first_index + batch.count)
         core.term = batch.term
+        core.last_term = batch.term
         cache_put(&core.cache, batch)           # without room for its slot it is read from disk: no harm
         cache_trim(&core.cache, core.written_index)
     batch.next = NULL
@@ -494,6 +495,7 @@ cdef void _fail_queue(LogCore* core, int error) noexcept nogil:
         batch_release(batch)
     core.queue_last = NULL
     kudu_store(&core.next_index, core.written_index + 1)
+    core.last_term = core.written_term
     cache_truncate(&core.cache, core.written_index)
     core.no_space_count += 1
 
@@ -510,6 +512,7 @@ cdef void _finish_group(LogCore* core, Group* group, bint synced) noexcept nogil
         core.bytes_written += group.sizes[i]
         if batch.kind == ENTRY_REPLICATE:
             last = batch.first_index + batch.count - 1
+            core.written_term = batch.term
         serial = batch.serial
         batch_release(batch)
     if core.queue_first == NULL:
@@ -526,6 +529,7 @@ cdef void _finish_group(LogCore* core, Group* group, bint synced) noexcept nogil
 cdef void _note_durable(LogCore* core) noexcept nogil:
     """All that is written is synced. Call with the mutex held."""
     core.durable_index = core.written_index
+    core.durable_term = core.written_term
     core.durable_serial = core.written_serial
 
 

@@ -184,7 +184,7 @@ cdef class LogWriter:
         queued_bytes_max: bound of what is not written yet.
         cache_bytes_max: bound of the cache.
         sequence: number of the last segment that exists.
-        term, next_index: where the log goes on.
+        term, last_term, next_index: where the log goes on: terms of new entries and of the last one.
         disk: the file system.
     """
     cdef LogCore* core
@@ -198,7 +198,7 @@ cdef class LogWriter:
     def __cinit__(self, str path not None, *, bytes header_before not None, bytes header_after not None, int codec=1,
                   int durability=0, double interval_s=0.05, int64_t segment_bytes=8 << 20,
                   size_t queued_bytes_max=4 << 20, size_t cache_bytes_max=16 << 20, int64_t sequence=0, int64_t term=1,
-                  int64_t next_index=1, uint64_t last_timestamp=0, Disk disk not None=Disk()):
+                  int64_t last_term=0, int64_t next_index=1, uint64_t last_timestamp=0, Disk disk not None=Disk()):
         cdef bytes encoded = path.encode("utf-8", "surrogateescape")
         self.path = path
         self.disk = disk
@@ -221,6 +221,7 @@ cdef class LogWriter:
         self.core.sequence = sequence
         self.core.seen_sequence = sequence
         self.core.term = term
+        self.core.last_term = self.core.written_term = self.core.durable_term = last_term
         self.core.next_index = next_index
         self.core.written_index = next_index - 1
         self.core.durable_index = next_index - 1
@@ -581,6 +582,24 @@ cdef class LogWriter:
     @property
     def next_index(self):
         return kudu_load(&self.core.next_index)
+
+    @property
+    def last(self):
+        """OpId of the last entry appended."""
+        cdef int64_t term, index
+        pthread_mutex_lock(&self.core.mutex)
+        term, index = self.core.last_term, self.core.next_index - 1
+        pthread_mutex_unlock(&self.core.mutex)
+        return OpId(term, index)
+
+    @property
+    def durable(self):
+        """OpId of the last entry that is synced."""
+        cdef int64_t term, index
+        pthread_mutex_lock(&self.core.mutex)
+        term, index = self.core.durable_term, self.core.durable_index
+        pthread_mutex_unlock(&self.core.mutex)
+        return OpId(term, index)
 
     @property
     def durable_index(self):

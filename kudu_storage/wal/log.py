@@ -21,7 +21,7 @@ from kudu_storage._native.log_replaced import Cuts
 from kudu_storage._native.log_writer import Append, Entry, LogWriter, chunk_entries
 from kudu_storage.common import types
 from kudu_storage.common.limits import MIB
-from kudu_storage.common.opid import MINIMUM_OPID, OpId
+from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.common.sizes import parse_bytes
 from kudu_storage.errors import (
@@ -70,7 +70,6 @@ class Log:
         self._mutex = threading.RLock()         # guards the list of segments, collection and truncation
         self._segments = list(recovered.segments)       # closed ones that are kept, by sequence
         self._known_sequence = recovered.sequence       # segments up to it were looked at
-        self._last_recovered = recovered.last
         self._index = IndexReader(path)
         self._replaced = ReplacedOperations()
         self.anchors = AnchorRegistry(floor=self._first_index())
@@ -220,29 +219,17 @@ class Log:
     @property
     def last(self) -> OpId:
         """Id of the last entry appended, 0.0 for an empty log."""
-        return self._opid(int(self._writer.next_index) - 1)
+        return self._writer.last
 
     @property
     def durable(self) -> OpId:
         """Id of the last entry that is synced to disk."""
-        return self._opid(int(self._writer.durable_index))
+        return self._writer.durable
 
     @property
     def first_index(self) -> int:
         """Index of the first entry that the log still holds; of the next one to come in an empty log."""
         return self._first_index()
-
-    def _opid(self, index: int) -> OpId:
-        if index <= 0:
-            return MINIMUM_OPID
-        if index == self._last_recovered.index:
-            return self._last_recovered
-        batch = self._writer.cached(index)
-        if batch is not None:
-            return OpId(batch.term, index)
-        for entry in self.read(index, max_bytes=1):
-            return OpId(entry.term, entry.index)
-        return OpId(self.term, index)
 
     def _first_index(self) -> int:
         state = self._writer.state
@@ -358,7 +345,8 @@ class Log:
         """The segment that holds `index`, open; the offset of its batch, if the dense index tells; from which index on
         later segments replace its operations; where it replaces its own. None: no segment holds it."""
         state = self._writer.state
-        owner = owner_of(index, self._all_segments(state))
+        segments = self._all_segments(state)
+        owner = owner_of(index, segments)
         if owner is None:
             return None
         facts, below = owner
@@ -372,7 +360,7 @@ class Log:
                 segment.end_offset = segment.file_size = state["offset"]
                 cuts = cuts_of(segment) if state["segment_replacements"] else None
             else:
-                cuts = self._replaced.of_closed(segment)
+                cuts = self._replaced.of_closed(segment, segments)
             return segment, self._hint(segment, index, below, cuts), below, cuts
         except BaseException:
             segment.close()
@@ -479,14 +467,11 @@ class Log:
             self._recovered = recover(self._path, self._disk)
             self._segments = list(self._recovered.segments)
             self._known_sequence = self._recovered.sequence
-            self._last_recovered = self._recovered.last
-            self._replace_writer(index)
+            self._replace_writer()
 
-    def _replace_writer(self, last_index: int) -> None:
-        recovered = self._recovered
-        base = OpId(max(self._last_recovered.term, int(self._writer.term)), last_index)
-        end = dataclasses.replace(recovered, last=base, last_timestamp=int(self._writer.last_timestamp))
-        writer = _make_writer(self._path, end, self._settings, self._disk)
+    def _replace_writer(self) -> None:
+        end = dataclasses.replace(self._recovered, last_timestamp=int(self._writer.last_timestamp))
+        writer = _make_writer(self._path, end, self._settings, self._disk, int(self._writer.term))
         self._finalizer.detach()
         self._writer = writer
         self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd, self._pid)
@@ -544,14 +529,14 @@ def _durability(text: str) -> tuple[int, float]:
     raise InvalidArgument(f"there is no durability {text!r}", advice='"fsync", "os" or "interval:50ms"')
 
 
-def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], disk: Disk) -> LogWriter:
+def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], disk: Disk, term: int = 1) -> LogWriter:
     before, after = _header_parts(settings["tablet_id"], settings["codec"], settings["schema"])
     return LogWriter(folder, header_before=before, header_after=after, codec=settings["codec"],
                      durability=settings["durability"], interval_s=settings["interval_s"],
                      segment_bytes=settings["segment_bytes"], queued_bytes_max=settings["queued_bytes_max"],
                      cache_bytes_max=settings["cache_bytes_max"], sequence=recovered.sequence,
-                     term=max(recovered.last.term, 1), next_index=recovered.last.index + 1,
-                     last_timestamp=recovered.last_timestamp, disk=disk)
+                     term=max(recovered.last.term, term), last_term=recovered.last.term,
+                     next_index=recovered.last.index + 1, last_timestamp=recovered.last_timestamp, disk=disk)
 
 
 def _header_parts(tablet_id: bytes, codec: int, schema: bytes) -> tuple[bytes, bytes]:
@@ -606,7 +591,7 @@ def _lock(folder: str) -> int:
 
 
 def _unlock(fd: int, pid: int) -> None:
-    """Let go of the folder. A child of a fork shares the lock: it must not release it, nor keep it longer than we do."""
+    """Let go of the folder. A child of a fork shares the lock: it must neither release nor keep it."""
     if os.getpid() == pid:
         fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)

@@ -36,14 +36,12 @@ class ReplacedOperations:
         self._lock = threading.Lock()
         self._known: dict[int, Cuts | None] = {}        # by sequence; under the lock
 
-    def of_closed(self, segment: Segment) -> Cuts | None:
-        """None: nowhere."""
-        if _is_plain(segment):
-            return None
+    def of_closed(self, segment: Segment, segments: Sequence[SegmentFacts]) -> Cuts | None:
+        """None: nowhere. segments: all of the log."""
         with self._lock:
             if segment.sequence in self._known:
                 return self._known[segment.sequence]
-        cuts = cuts_of(segment)
+        cuts = None if _is_plain(segment, segments) else cuts_of(segment)
         with self._lock:
             self._known[segment.sequence] = cuts
         return cuts
@@ -63,9 +61,16 @@ def cuts_of(segment: Segment) -> Cuts | None:
     return cuts if len(cuts) else None
 
 
-def _is_plain(segment: Segment) -> bool:
-    """As many entries as indexes: neither COMMITs nor an index twice (none between the two ends is ever missing)."""
+def _is_plain(segment: Segment, segments: Sequence[SegmentFacts]) -> bool:
+    """All its operations follow those of earlier segments, so that none between its ends is missing, and it has as many
+    entries as there are indexes between them: then it has neither COMMITs nor an index twice."""
     footer = segment.footer
     if footer is None or not footer.HasField("min_replicate_index"):
         return False
-    return bool(footer.num_entries == footer.max_replicate_index - footer.min_replicate_index + 1)
+    earlier = [f.last_index for f in segments if f.sequence < segment.sequence and f.last_index is not None]
+    if earlier:
+        follows = footer.min_replicate_index > max(earlier)
+    else:
+        # What was collected is not known, but below index 1 there was nothing.
+        follows = footer.min_replicate_index == 1
+    return bool(follows and footer.num_entries == footer.max_replicate_index - footer.min_replicate_index + 1)
