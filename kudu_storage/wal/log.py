@@ -183,20 +183,17 @@ class Log:
             replace: the first may have an index that the log has already: then that operation and all above it are
                 replaced. Their entries stay in the files and are not read any more.
         """
-        return self._append_typed(1, "replicate", messages, replace)
+        return self._append_typed(1, messages, replace)
 
     def append_commit(self, *messages: Any) -> Append:
         """Queue kudu.consensus.CommitMsg messages, or their bytes, as one batch. The token names the last operation."""
-        return self._append_typed(2, "commit", messages, False)
+        return self._append_typed(2, messages, False)
 
-    def _append_typed(self, kind: int, name: str, messages: tuple[Any, ...], replace: bool) -> Append:
-        batch: Any = message_class("kudu.log.LogEntryBatchPB")()
-        for message in messages:
-            entry = batch.entry.add()
-            entry.type = kind
-            getattr(entry, name).MergeFromString(
-                message if isinstance(message, bytes) else message.SerializeToString())
-        return self._writer.append_entries(batch.SerializeToString(), replace=replace)
+    def _append_typed(self, kind: int, messages: tuple[Any, ...], replace: bool) -> Append:
+        # An operation is encoded once: bytes are wrapped as they are, and checked by the writer.
+        return self._writer.append_entries(b"".join(
+            _entry_bytes(kind, message if isinstance(message, bytes) else message.SerializeToString())
+            for message in messages), replace=replace)
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was appended so far is acknowledged."""
@@ -279,6 +276,9 @@ class Log:
         index = self._start(from_index, self._writer.written_index)
         while True:
             writer = self._writer
+            if index > writer.written_index + 1:
+                raise NotYetWritten(f"index {index} is above the last one, {writer.written_index}: what was read "
+                                    "was truncated or replaced since", path=self._path)
             try:
                 writer.wait_written(index, timeout)
             except WaitTimeout:
@@ -329,7 +329,8 @@ class Log:
             return
         segment, offset, below, cuts = found
         with segment:
-            scanner = segment.scanner(offset)
+            # All up to its end was acknowledged, also in the segment being written: there is no torn tail.
+            scanner = segment.scanner(offset, whole=True)
             target = 1 << 16 if offset is not None else 1 << 20
             while (chunk := scanner.next_chunk(target)) is not None:
                 entries = chunk_entries(chunk, index, below, cuts)
@@ -368,13 +369,16 @@ class Log:
 
     def _hint(self, segment: Segment, index: int, below: int, cuts: Cuts | None) -> int | None:
         """Where the dense index says that the operation is in this segment, if it is there."""
-        slot = self._index.lookup(index)
+        try:
+            slot = self._index.lookup(index)
+        except DiskError:
+            return None
         if slot is None or slot.segment_sequence != segment.sequence \
                 or not segment.first_offset <= slot.offset < segment.end_offset:
             return None
         try:
             entries = chunk_entries(segment.batch_at(slot.offset), index, below, cuts)
-        except CorruptionError:
+        except (CorruptionError, DiskError):
             return None
         return slot.offset if entries and entries[0].index == index else None
 
@@ -499,6 +503,21 @@ class Log:
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
+def _entry_bytes(kind: int, message: bytes) -> bytes:
+    """LogEntryBatchPB.entry { type: kind, replicate | commit: message }; the message's field is one above its kind."""
+    entry = bytes((0x08, kind, (kind + 1) << 3 | 2)) + _varint(len(message)) + message
+    return b"\x0a" + _varint(len(entry)) + entry
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
 def _opaque_schema() -> Schema:
     """The least that a tablet can have: a log of opaque entries has no rows."""
     return Schema((ColumnSchema("index", types.BY_NAME["INT64"], is_key=True, id=10),))
