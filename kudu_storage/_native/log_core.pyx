@@ -265,6 +265,17 @@ cdef int _open_segment(LogCore* core) noexcept nogil:
     return 0
 
 
+cdef void _drop_segment(LogCore* core) noexcept nogil:
+    """Remove the open segment, in which nothing was written (the disk was full). If it comes back after a crash, opening
+    removes it."""
+    cdef char name[PATH_BYTES]
+    snprintf(name, PATH_BYTES, b"%s/wal-%09lld", core.directory, <long long> core.sequence)
+    core.ops.close(core.disk, core.fd)
+    core.fd = -1
+    if core.ops.unlink(core.disk, name) == 0:
+        core.sequence -= 1
+
+
 cdef int _make_room(LogCore* core, int64_t size) noexcept nogil:
     """Allocate ahead of the write: little for a log that is used little, the whole segment for a busy one."""
     cdef int64_t wanted = core.offset + size, target
@@ -822,7 +833,9 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     core.pumping = True             # for good: nobody writes any more
     pthread_mutex_unlock(&core.mutex)
     if core.fd >= 0 and core.poison_errno == 0:
-        if seal and core.segment_entries:
+        if core.segment_entries == 0:
+            _drop_segment(core)
+        elif seal:
             status = _close_segment(core)
         elif core.durability != DURABILITY_OS:
             status = _sync(core)

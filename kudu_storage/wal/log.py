@@ -229,19 +229,17 @@ class Log:
         return self._first_index()
 
     def _first_index(self) -> int:
-        state = self._writer.state
+        state, segments = self._view()
         # Not simply the first segment's: what Raft replaced may have reached higher than what replaced it.
-        first = min((f.first_index for f in self._all_segments(state) if f.first_index is not None), default=None)
+        first = min((f.first_index for f in segments if f.first_index is not None), default=None)
         return int(state["written_index"]) + 1 if first is None else first
 
     def stats(self) -> dict[str, Any]:
         """Counts and sizes, by name."""
-        state = self._writer.state
-        segments = self._closed_segments(state)
+        state, segments = self._view()
         return {
             "path": self._path, "last": str(self.last), "durable": str(self.durable), "first_index": self.first_index,
-            "segments": len(segments) + (1 if state["open"] else 0),
-            "closed_bytes": sum(f.bytes for f in segments), "anchors": len(self.anchors), **state,
+            "segments": len(segments), "closed_bytes": sum(f.bytes for f in segments if not f.is_open), "anchors": len(self.anchors), **state,
         }
 
     def __repr__(self) -> str:
@@ -345,19 +343,16 @@ class Log:
     def _locate(self, index: int) -> tuple[Segment, int | None, int, Cuts | None] | None:
         """The segment that holds `index`, open; the offset of its batch, if the dense index tells; from which index on
         later segments replace its operations; where it replaces its own. None: no segment holds it."""
-        state = self._writer.state
-        segments = self._all_segments(state)
-        owner = owner_of(index, segments)
-        if owner is None:
-            return None
-        facts, below = owner
+        with self._mutex:               # no cut and no collection changes the files meanwhile
+            state, segments = self._view()
+            owner = owner_of(index, segments)
+            if owner is None:
+                return None
+            facts, below = owner
+            # Of the segment being written, which may be closed this moment, only what is acknowledged is looked at.
+            segment = open_segment(self._segment_path(facts.sequence), ignore_footer=facts.is_open)
         try:
-            segment = open_segment(self._segment_path(facts.sequence))
-        except NotFound:
-            return None                 # collected meanwhile
-        try:
-            if facts.is_open and not segment.closed:
-                # Only what is acknowledged is looked at.
+            if facts.is_open:
                 segment.end_offset = segment.file_size = state["offset"]
                 cuts = cuts_of(segment) if state["segment_replacements"] else None
             else:
@@ -385,31 +380,31 @@ class Log:
     def _segment_path(self, sequence: int) -> str:
         return os.path.join(self._path, f"wal-{sequence:09d}")
 
-    def _closed_segments(self, state: dict[str, Any]) -> list[SegmentFacts]:
-        """What is known of the closed segments; those that were closed since the last call are looked at once."""
-        last = state["sequence"] - 1 if state["open"] else state["sequence"]
+    def _view(self) -> tuple[dict[str, Any], list[SegmentFacts]]:
+        """The writer's state, and all segments as of then: those closed since the last call are looked at once."""
         with self._mutex:
+            state = self._writer.state
+            last = state["sequence"] - 1 if state["open"] else state["sequence"]
             for sequence in range(self._known_sequence + 1, last + 1):
-                with open_segment(self._segment_path(sequence)) as segment:
-                    footer = segment.footer
-                    if footer is None:
-                        raise InternalError("a segment before the open one has no footer", path=segment.path)
-                    has = footer.HasField("min_replicate_index")
-                    self._segments.append(SegmentFacts(
-                        sequence, footer.min_replicate_index if has else None,
-                        footer.max_replicate_index if has else None, segment.file_size, footer.close_timestamp_micros))
+                self._segments.append(self._closed_facts(sequence))
                 self._known_sequence = sequence
-            return list(self._segments)
-
-    def _all_segments(self, state: dict[str, Any]) -> list[SegmentFacts]:
-        """The closed ones, and the one being written as far as it is acknowledged."""
-        segments = self._closed_segments(state)
+            segments = list(self._segments)
         if state["open"]:
             first = state["segment_first_index"] or None
             # Of an operation above the last one nobody asks, so the last one will do for what it replaced too.
-            last = state["written_index"] if first else None
-            segments.append(SegmentFacts(state["sequence"], first, last, state["offset"], None, True))
-        return segments
+            written = state["written_index"] if first else None
+            segments.append(SegmentFacts(state["sequence"], first, written, state["offset"], None, True))
+        return state, segments
+
+    def _closed_facts(self, sequence: int) -> SegmentFacts:
+        with open_segment(self._segment_path(sequence)) as segment:
+            footer = segment.footer
+            if footer is None:
+                raise InternalError("a segment before the open one has no footer", path=segment.path)
+            has = footer.HasField("min_replicate_index")
+            return SegmentFacts(sequence, footer.min_replicate_index if has else None,
+                                footer.max_replicate_index if has else None, segment.file_size,
+                                footer.close_timestamp_micros)
 
     # -- keeping and collecting ----------------------------------------------------------------------------------------
     def anchor(self, index: int, owner: str) -> Anchor:
@@ -420,8 +415,8 @@ class Log:
         """Remove the segments that nothing needs, oldest first, and say what blocks the rest."""
         self._require_open()
         with self._mutex:
-            state = self._writer.state
-            segments, written = self._all_segments(state), state["written_index"]
+            state, segments = self._view()
+            written = state["written_index"]
             plan = self._plan(segments, written)
             for sequence in plan.remove:
                 self._disk.unlink(self._segment_path(sequence))
