@@ -345,8 +345,7 @@ cdef void _index_batch(LogCore* core, const Batch* batch, int64_t offset) noexce
 cdef struct Group:
     int count
     int64_t bytes                           # in the file
-    Batch* first
-    Batch* last
+    Batch* batches[GROUP_BATCHES_MAX]       # the last one's `next` is written by who appends meanwhile
     iovec parts[GROUP_BATCHES_MAX]
     int64_t sizes[GROUP_BATCHES_MAX]        # of each entry in the file
 
@@ -360,23 +359,22 @@ cdef inline void _fill_header(uint8_t* header, uint32_t stored, uint32_t length,
 
 cdef int _encode(LogCore* core, Group* group) noexcept nogil:
     """Headers, checksums, LZ4. 0, or -1: out of memory."""
-    cdef Batch* batch = group.first
+    cdef Batch* batch
     cdef size_t need = 0, used = 0, room
     cdef Py_ssize_t stored
     cdef uint8_t* out
     cdef int i
     if core.codec == CODEC_LZ4:
         for i in range(group.count):
-            need += ENTRY_HEADER_BYTES + lz4_bound(batch.body_bytes)
-            batch = batch.next
+            need += ENTRY_HEADER_BYTES + lz4_bound(group.batches[i].body_bytes)
         if need > core.scratch_bytes:
             out = <uint8_t*> realloc(core.scratch, need)
             if out == NULL:
                 return -1
             core.scratch = out
             core.scratch_bytes = need
-        batch = group.first
     for i in range(group.count):
+        batch = group.batches[i]
         if batch.stored != NULL:
             out = batch.stored
             stored = <Py_ssize_t> batch.stored_bytes
@@ -394,7 +392,6 @@ cdef int _encode(LogCore* core, Group* group) noexcept nogil:
         group.parts[i].iov_base = out
         group.parts[i].iov_len = <size_t> (ENTRY_HEADER_BYTES + stored)
         group.sizes[i] = ENTRY_HEADER_BYTES + stored
-        batch = batch.next
     return 0
 
 
@@ -403,10 +400,9 @@ cdef void _take_group(LogCore* core, Group* group) noexcept nogil:
     cdef Batch* batch = core.queue_first
     cdef size_t bytes = 0
     group.count = 0
-    group.first = batch
     while batch != NULL and group.count < GROUP_BATCHES_MAX and (bytes == 0 or bytes + batch.body_bytes <= GROUP_BYTES_MAX):
         bytes += batch.body_bytes + ENTRY_HEADER_BYTES
-        group.last = batch
+        group.batches[group.count] = batch
         group.count += 1
         batch = batch.next
 
@@ -415,7 +411,6 @@ cdef int _ensure_segment(LogCore* core, Group* group) noexcept nogil:
     """An open segment for the group's first batch; the group is cut where the segment would be over its size."""
     cdef int status, i
     cdef int64_t room, used = 0
-    cdef Batch* batch = group.first
     if core.fd >= 0 and core.segment_entries and core.offset + group.sizes[0] > core.segment_bytes:
         status = _close_segment(core)
         if status < 0:
@@ -430,8 +425,6 @@ cdef int _ensure_segment(LogCore* core, Group* group) noexcept nogil:
             group.count = i
             break
         used += group.sizes[i]
-        group.last = batch
-        batch = batch.next
     group.bytes = used
     return _make_room(core, used)
 
@@ -455,8 +448,8 @@ cdef int64_t _write_group(LogCore* core, Group* group) noexcept nogil:
                 return -EIO
             core.allocated = offset
         return status
-    batch = group.first
     for i in range(group.count):
+        batch = group.batches[i]
         _index_batch(core, batch, offset)
         offset += group.sizes[i]
         core.segment_entries += batch.count
@@ -467,7 +460,6 @@ cdef int64_t _write_group(LogCore* core, Group* group) noexcept nogil:
             if core.segment_min_index == 0 or batch.first_index < core.segment_min_index:
                 core.segment_min_index = batch.first_index
             core.segment_max_index = max(core.segment_max_index, batch.first_index + batch.count - 1)
-        batch = batch.next
     core.offset = offset
     return 0
 
@@ -891,4 +883,8 @@ cdef LogCore* core_new(const DiskOps* ops, void* disk, const char* directory) no
 
 def pool_threads():
     """(native threads of the pool, of those idle)."""
-    return POOL.threads, POOL.idle
+    cdef int threads, idle
+    pthread_mutex_lock(&POOL.mutex)
+    threads, idle = POOL.threads, POOL.idle
+    pthread_mutex_unlock(&POOL.mutex)
+    return threads, idle

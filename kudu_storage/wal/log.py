@@ -239,7 +239,8 @@ class Log:
         state, segments = self._view()
         return {
             "path": self._path, "last": str(self.last), "durable": str(self.durable), "first_index": self.first_index,
-            "segments": len(segments), "closed_bytes": sum(f.bytes for f in segments if not f.is_open), "anchors": len(self.anchors), **state,
+            "segments": len(segments),
+            "closed_bytes": sum(f.bytes for f in segments if not f.is_open), "anchors": len(self.anchors), **state,
         }
 
     def __repr__(self) -> str:
