@@ -160,8 +160,13 @@ cdef int64_t _write_all(LogCore* core, int fd, iovec* parts, int count, int64_t 
     return 0
 
 
+cdef inline int _hard(int status) noexcept nogil:
+    """A failed sync poisons even when it failed for want of space (K3): the kernel may have dropped what it could not write."""
+    return -EIO if _is_no_space(status) else status
+
+
 cdef int _sync(LogCore* core) noexcept nogil:
-    cdef int status = core.ops.sync(core.disk, core.fd)
+    cdef int status = _hard(core.ops.sync(core.disk, core.fd))
     kudu_add(&core.syncs, 1)
     if status == 0:
         core.unsynced_since_us = 0
@@ -242,11 +247,11 @@ cdef int _open_segment(LogCore* core) noexcept nogil:
         part.iov_len = 12 + pb
         status = _write_all(core, fd, &part, 1, <int64_t> (12 + pb), 0)
     if status == 0 and core.durability != DURABILITY_OS:
-        status = core.ops.sync(core.disk, fd)
+        status = _hard(core.ops.sync(core.disk, fd))
     if status == 0:
         status = core.ops.rename(core.disk, temporary, name)
     if status == 0 and core.durability != DURABILITY_OS:
-        status = core.ops.sync_dir(core.disk, core.directory)
+        status = _hard(core.ops.sync_dir(core.disk, core.directory))
     free(header)
     if status < 0:
         if fd >= 0:

@@ -323,16 +323,14 @@ class Log:
 
     def _read_disk(self, index: int, end: int) -> Iterator[Entry]:
         """Entries from `index` on, of the one segment that holds it, without those that were replaced."""
-        found = self._locate(index)
-        if found is None:
+        place = self._locate(index)
+        if place is None:
             return
-        segment, offset, below, cuts = found
-        with segment:
-            # All up to its end was acknowledged, also in the segment being written: there is no torn tail.
-            scanner = segment.scanner(offset, whole=True)
-            target = 1 << 16 if offset is not None else 1 << 20
+        with place.segment as segment:
+            scanner = segment.scanner(place.offset, whole=place.acknowledged)
+            target = 1 << 16 if place.offset is not None else 1 << 20
             while (chunk := scanner.next_chunk(target)) is not None:
-                entries = chunk_entries(chunk, index, below, cuts)
+                entries = chunk_entries(chunk, index, place.below, place.cuts)
                 yield from entries
                 if entries and entries[-1].index >= end:
                     return
@@ -341,9 +339,8 @@ class Log:
             if error is not None:
                 raise error
 
-    def _locate(self, index: int) -> tuple[Segment, int | None, int, Cuts | None] | None:
-        """The segment that holds `index`, open; the offset of its batch, if the dense index tells; from which index on
-        later segments replace its operations; where it replaces its own. None: no segment holds it."""
+    def _locate(self, index: int) -> _Place | None:
+        """Where `index` is. None: no segment holds it."""
         with self._mutex:               # no cut and no collection changes the files meanwhile
             state, segments = self._view()
             owner = owner_of(index, segments)
@@ -358,7 +355,7 @@ class Log:
                 cuts = cuts_of(segment) if state["segment_replacements"] else None
             else:
                 cuts = self._replaced.of_closed(segment, segments)
-            return segment, self._hint(segment, index, below, cuts), below, cuts
+            return _Place(segment, self._hint(segment, index, below, cuts), below, cuts, facts.is_open)
         except BaseException:
             segment.close()
             raise
@@ -496,6 +493,21 @@ class Log:
     def _require_open(self) -> None:
         if self._closed:
             raise LogClosed("the log is closed", path=self._path)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """Where to read.
+
+    offset: of the batch, if the dense index tells. below: from this index on later segments replace
+    its operations. cuts: where it replaces its own. acknowledged: all up to its end is: there is no torn tail.
+    """
+
+    segment: Segment
+    offset: int | None
+    below: int
+    cuts: Cuts | None
+    acknowledged: bool
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------

@@ -87,6 +87,8 @@ def _recover(directory: str, segments: list[Segment], disk: Disk) -> Recovered:
     last, cut, timestamp = MINIMUM_OPID, 0, 0
     ordered = sorted(segments, key=lambda s: s.sequence)
     for segment in ordered[:-1]:
+        # Written with durability "os" it may not be on the disk yet; one that is costs nothing.
+        _sync_file(segment.path, disk)
         facts.append(_facts_of_closed(segment))
     if ordered:
         final = ordered[-1]

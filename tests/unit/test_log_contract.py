@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import resource
@@ -31,6 +32,8 @@ from kudu_storage.errors import (
     LogBackpressure,
     LogClosed,
     LogLocked,
+    LogPoisoned,
+    NoSpace,
     NotFound,
     NotYetWritten,
     WaitTimeout,
@@ -436,6 +439,56 @@ def test_a_thousand_open_logs_cost_no_thread_each(tmp_path: Path) -> None:
             log.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("call", ["open", "rename", "write", "allocate"])
+def test_without_space_for_the_next_segment_the_log_reads_on_and_goes_on(call: str, tmp_path: Path) -> None:
+    disk = RecordingDisk()
+    with Log.open(tmp_path, create=True, segment_size="16KiB", compression="none", cache_size=0, disk=disk) as log:
+        for index in range(1, 16):
+            log.append(b"%d" % index * 500).wait()
+        expected = payloads(log)
+        disk.fail(call, 2 if call == "write" else 1, errno.ENOSPC, onwards=True)      # the first write is the footer
+        failed = 0
+        while failed < 3:
+            try:
+                log.append(bytes(1000)).wait()
+                expected.append(bytes(1000))
+            except NoSpace:
+                failed += 1
+            assert payloads(log) == expected and log.last.index == len(expected)
+            assert log.first_index == 1 and log.gc().segments == 0
+        disk.fail(call, 0, 0)
+        assert log.append(b"space").wait().last.index == len(expected) + 1
+        log.truncate_after(len(expected))
+        log.append(b"again").wait()
+        assert payloads(log) == [*expected, b"again"]
+    assert verify(tmp_path).problems == ()
+    with Log.open(tmp_path) as log:
+        assert payloads(log) == [*expected, b"again"]
+
+
+@pytest.mark.parametrize("attempt", range(1, 8))
+@pytest.mark.parametrize("call", ["sync", "sync_dir"])
+def test_a_sync_that_fails_for_want_of_space_poisons_all_the_same(call: str, attempt: int, tmp_path: Path) -> None:
+    disk = RecordingDisk()
+    log = Log.open(tmp_path, create=True, segment_size="16KiB", compression="none", disk=disk)
+    acknowledged = 0
+    disk.fail(call, attempt, errno.ENOSPC)
+    try:
+        for _ in range(200):
+            log.append(bytes(5000)).wait()
+            acknowledged += 1
+    except LogPoisoned:
+        pass
+    assert acknowledged < 200
+    with pytest.raises(LogPoisoned):
+        log.append(b"x")
+    assert len(payloads(log)) == acknowledged
+    with pytest.raises(LogPoisoned):
+        log.close()
+    with Log.open(tmp_path, create=True) as again:
+        assert again.last.index >= acknowledged
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
