@@ -80,6 +80,7 @@ cdef class MemRowSet:
     cdef readonly bint frozen
     cdef list layouts                       # RowLayout objects; they own what `infos` points to
     cdef const LayoutInfo** infos           # by number
+    cdef dict column_types                  # by column id, of stored rows: a cell is read by its type's width
     cdef const LayoutInfo* current          # what new rows are written in
     cdef readonly int64_t row_count         # keys, dead ones too
     cdef readonly int64_t version_count

@@ -12,10 +12,11 @@ from kudu_storage._native.row_checksum cimport Gather, add, flush
 from kudu_storage._native.row_layout cimport ColumnLayout, LayoutInfo, RowLayout, bit_is_set
 from kudu_storage._native.row_ops cimport CELL_NULL, CELL_SET, CELL_UNSET
 
-from kudu_storage.errors import InternalError, InvalidArgument, LimitExceeded
+from kudu_storage.errors import BadFormat, InternalError, InvalidArgument, LimitExceeded
 
 cdef enum:
     LAYOUT_COUNT_MAX = 0xFFF0
+    STORED_BYTES_MAX = 0x7FFFFFFF       # of one row or version: offsets in it are 32-bit
 
 
 # -- keys and search ---------------------------------------------------------------------------------------------------
@@ -134,9 +135,9 @@ cdef inline void _inner_put(Inner* inner, uint32_t slot, uint64_t prefix, uint32
     inner.count += 1
 
 
-cdef inline uint32_t _split_point(uint32_t slot, uint32_t capacity) noexcept nogil:
-    """Where a full node is cut. An insert at its end leaves it full: ascending keys then fill every node."""
-    return capacity if slot == capacity else capacity // 2
+cdef inline uint32_t _split_point(uint32_t slot, uint32_t capacity, bint may_fill) noexcept nogil:
+    """Where a full node is cut. An insert at its end may leave it full: ascending keys then fill every node."""
+    return capacity if slot == capacity and may_fill else capacity // 2
 
 
 cdef int _insert_child(MemRowSet rows, Position* position, int32_t level, uint64_t prefix, uint32_t ref,
@@ -155,7 +156,7 @@ cdef int _insert_child(MemRowSet rows, Position* position, int32_t level, uint64
         right = _new_inner(rows)
         if right == NULL:
             return -1
-        cut = _split_point(slot, INNER_CAPACITY)
+        cut = _split_point(slot, INNER_CAPACITY, True)
         for i in range(cut, INNER_CAPACITY):
             _inner_put(right, i - cut, node.prefixes[i], node.rows[i], node.children[i])
         node.count = cut
@@ -192,7 +193,8 @@ cdef int _insert_key(MemRowSet rows, Position* position, const DecodedRow* row, 
     right = _new_leaf(rows)
     if right == NULL:
         return -1
-    cut = _split_point(position.slot, LEAF_CAPACITY)
+    # Descending keys just above a full leaf would each make a leaf of their own if that one stayed full.
+    cut = _split_point(position.slot, LEAF_CAPACITY, leaf.next == NULL or leaf.next.count >= LEAF_CAPACITY // 2)
     for i in range(cut, LEAF_CAPACITY):
         _leaf_put(right, i - cut, leaf.prefixes[i], leaf.rows[i])
     leaf.count = cut
@@ -282,7 +284,7 @@ cdef VersionHeader* _push_version(MemRowSet rows, const Position* position, uint
     cdef RowHeader* row
     cdef VersionHeader* version
     cdef uint32_t ref
-    if payload_bytes > 0x7FFFFFFF:
+    if payload_bytes > STORED_BYTES_MAX:
         return NULL
     ref = arena_alloc(&rows.arena, sizeof(VersionHeader) + payload_bytes)
     if ref == 0:
@@ -306,7 +308,10 @@ cdef uint32_t _new_row(MemRowSet rows, const DecodedRow* row, uint64_t timestamp
     """Room for a row with its header and key filled; 0: out of memory."""
     cdef size_t key_bytes = 0 if rows.key_in_prefix else row.key_size
     cdef RowHeader* header
-    cdef uint32_t ref = arena_alloc(&rows.arena, sizeof(RowHeader) + key_bytes + stored_bytes)
+    cdef uint32_t ref
+    if stored_bytes > STORED_BYTES_MAX:
+        return 0
+    ref = arena_alloc(&rows.arena, sizeof(RowHeader) + key_bytes + stored_bytes)
     if ref == 0:
         return 0
     header = <RowHeader*> arena_at(&rows.arena, ref)
@@ -337,6 +342,7 @@ cdef class MemRowSet:
 
     def __cinit__(self):
         self.layouts = []
+        self.column_types = {}
         if arena_init(&self.arena) < 0:
             raise MemoryError()
         self.first_leaf = _new_leaf(self)
@@ -365,6 +371,12 @@ cdef class MemRowSet:
         key_types = [c.type.name for c in layout.schema.key_columns]
         if self.layouts and key_types != [c.type.name for c in self.layouts[0].schema.key_columns]:
             raise InvalidArgument(f"a schema change gives other key columns: {key_types}")
+        if self.row_count == 0:
+            self.column_types.clear()           # nothing is stored in the layouts before
+        for column in layout.schema:
+            if self.column_types.setdefault(column.id, column.type) is not column.type:
+                raise BadFormat(f"a schema change gives column {column.name!r} (id {column.id}) another type: "
+                                f"{column.type.name}")
         infos = <const LayoutInfo**> realloc(self.infos, (len(self.layouts) + 1) * sizeof(LayoutInfo*))
         if infos == NULL:
             raise MemoryError()
@@ -534,6 +546,10 @@ cdef class RowScan:
         cdef RowLayout base
         if not rows.frozen:
             raise InternalError("scan of a MemRowSet that still changes")
+        for column in self.layout.schema:
+            if rows.column_types.get(column.id, column.type) is not column.type:
+                raise InvalidArgument(f"column {column.name!r} (id {column.id}) is no {column.type.name} in each of the "
+                                      "tablets: they are not of one table")
         source.arena = &rows.arena
         source.infos = rows.infos
         source.leaf = rows.first_leaf

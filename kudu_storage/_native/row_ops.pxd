@@ -30,7 +30,7 @@ cdef enum DecodeStatus:
     DECODE_END = 0
     DECODE_CUT_OFF = -1             # the bytes end inside an operation
     DECODE_BAD_TYPE = -2            # not a row operation of a write
-    DECODE_BAD_INDIRECT = -3        # a binary cell points outside indirect_data
+    DECODE_BAD_INDIRECT = -3        # a binary cell points outside indirect_data, or cells share bytes of it
 
 # Why a row alone would be refused by a server (its COMMIT then says failed).
 cdef enum RowFault:
@@ -55,6 +55,7 @@ cdef struct DecodedRow:
     size_t key_size
     uint64_t key_prefix             # first 8 bytes, big-endian value, zero filled
     int64_t auto_value
+    uint64_t indirect_bytes         # that the cells of this request took so far; the caller starts each request with 0
 
 cdef class RowScratch:
     """Room for one decoded row of up to `column_capacity` columns."""

@@ -1,4 +1,5 @@
 """See row_ops.pxd."""
+from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -137,6 +138,9 @@ cdef inline void _take_auto_increment(const LayoutInfo* layout, DecodedRow* row,
         if row.states[column] != CELL_UNSET:
             row.fault = ROW_AUTO_INCREMENT
             return
+        if counter[0] == INT64_MAX or counter[0] < 0:       # all numbers are used, or none is known: no row
+            row.fault = ROW_AUTO_INCREMENT
+            return
         counter[0] += 1
         row.auto_value = counter[0]
         row.cells[column] = <const uint8_t*> &row.auto_value
@@ -213,6 +217,11 @@ cdef DecodeStatus decode_row(Cursor* rows, Slice indirect, const ProjectionInfo*
         status = _read_cell(rows, indirect, &layout.columns[column], &row.cells[column], &row.sizes[column])
         if status != DECODE_OK:
             return status
+        if layout.columns[column].width == 0:
+            # Clients write each cell's bytes once. Were sharing allowed, a short request could make rows without end.
+            row.indirect_bytes += row.sizes[column]
+            if row.indirect_bytes > indirect.size:
+                return DECODE_BAD_INDIRECT
         row.states[column] = CELL_SET
     if layout.auto_increment >= 0:
         _take_auto_increment(layout, row, counter)

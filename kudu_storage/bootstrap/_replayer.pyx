@@ -7,7 +7,9 @@ therefore runs per chunk and per schema, never per entry or row.
 P1  Pending operations are those of the indexes first_pending .. next_index, one slot each, in a ring.
 P2  A slot's bytes point into the chunk in hand, or were copied out at the chunk's end, or were left in the segment when
     copies would exceed PENDING_BYTES_MAX (then they are read again when needed).
-P3  After a problem nothing more is applied; entries are still counted. Rows of the operation in hand, if some were
+P3  A COMMIT can be written before that of an operation before it, which a crash then loses. A row that such an operation
+    without COMMIT names stays as it was before it: what later operations made of it is not known here.
+P4  After a problem nothing more is applied; entries are still counted. Rows of the operation in hand, if some were
     applied, are hidden by `cut_timestamp`.
 May not touch: files, sockets. One thread at a time.
 """
@@ -124,10 +126,10 @@ cdef enum:
     PROJECTION_COUNT_MAX = 64
 
 
-cdef class _KnownSchema:
-    """A client schema's bytes and what it maps to."""
-    cdef bytes raw
-    cdef Projection projection
+cdef struct KnownSchema:
+    const uint8_t* raw          # a client schema's bytes
+    size_t size
+    const ProjectionInfo* projection
 
 
 cdef class Replayer:
@@ -140,10 +142,13 @@ cdef class Replayer:
     cdef MemRowSet rows
     cdef RowLayout layout
     cdef const LayoutInfo* info
-    cdef list known                     # _KnownSchema, newest first, of the current layout
-    cdef const ProjectionInfo* projection
-    cdef const uint8_t* projection_schema   # bytes of the client schema that `projection` belongs to
-    cdef size_t projection_schema_bytes
+    # Client schemas met under the current layout. Clients of several kinds take turns within a chunk, so a write's
+    # schema is looked up here without Python. `keeps` holds the objects that `known` points into, slot by slot.
+    cdef KnownSchema[PROJECTION_COUNT_MAX] known
+    cdef size_t known_count
+    cdef size_t known_next              # the slot to use next: the oldest once all are in use
+    cdef list keeps
+    cdef const KnownSchema* selected    # that of the write in hand; NULL: none yet
     cdef RowScratch scratch
     # the window (P1): slot of index i is ring[(head + i - first_pending) & mask]
     cdef PendingOp* ring
@@ -165,6 +170,7 @@ cdef class Replayer:
     cdef int64_t finish_index
     cdef bint finishing
     cdef bint include_pending
+    cdef MemRowSet in_doubt             # at the end: keys that an operation without COMMIT names (P3); else None
     # results
     cdef Counters counters
     cdef int64_t by_type[OP_TYPE_COUNT]
@@ -200,7 +206,7 @@ cdef class Replayer:
         self.rows = rows
         self.layout = layout
         self.info = &layout.info
-        self.known = []
+        self.keeps = [None] * PROJECTION_COUNT_MAX
         self.scratch = RowScratch()
         self.scratch.reserve(max(layout.info.column_count, 1))
         self.mask = 255
@@ -255,8 +261,6 @@ cdef class Replayer:
             self.chunk = None
         if event == EVENT_CLIENT_SCHEMA or event == EVENT_ALTER:
             self.event_raw = self._event_bytes(event)
-            if event == EVENT_CLIENT_SCHEMA and self._use_known(self.event_raw):
-                return self.resume()
         if event == EVENT_PROBLEM:
             self._note_cut()
         return event
@@ -266,6 +270,9 @@ cdef class Replayer:
         pending, in order, worked out from the rows' state. Returns an event."""
         self.include_pending = include_pending
         self.finishing = True
+        if not include_pending and self.highest_buffered > self.first_pending:
+            self.in_doubt = MemRowSet()
+            self.in_doubt.add_layout(RowLayout(self.layout.schema))
         self.finish_index = self.first_pending
         if self.problem_code != PROBLEM_NONE and self.problem_code != PROBLEM_STOPPED:
             return EVENT_DONE
@@ -273,12 +280,14 @@ cdef class Replayer:
 
     def add_projection(self, Projection projection not None):
         """Answer to CLIENT_SCHEMA."""
-        cdef _KnownSchema known = _KnownSchema()
-        known.raw = self.event_raw
-        known.projection = projection
-        self.known.insert(0, known)
-        del self.known[PROJECTION_COUNT_MAX:]
-        self._select(known)
+        cdef KnownSchema* slot = &self.known[self.known_next]
+        self.keeps[self.known_next] = (self.event_raw, projection)
+        slot.raw = <const uint8_t*> <const char*> self.event_raw
+        slot.size = len(self.event_raw)
+        slot.projection = &projection.info
+        self.selected = slot
+        self.known_next = (self.known_next + 1) % PROJECTION_COUNT_MAX
+        self.known_count = max(self.known_count, self.known_next or PROJECTION_COUNT_MAX)
 
     def set_layout(self, RowLayout layout not None):
         """Answer to ALTER: rows from now on are of this layout."""
@@ -286,8 +295,9 @@ cdef class Replayer:
         self.layout = layout
         self.info = &layout.info
         self.scratch.reserve(max(layout.info.column_count, 1))
-        self.known = []
-        self.projection = NULL
+        self.known_count = 0
+        self.known_next = 0
+        self.selected = NULL
         self._front_done()
 
     def keep_layout(self):
@@ -425,20 +435,6 @@ cdef class Replayer:
         _parse_write(op.request, &write)
         return PyBytes_FromStringAndSize(<const char*> write.schema.data, write.schema.size)
 
-    cdef bint _use_known(self, bytes raw) except -1:
-        cdef _KnownSchema known
-        for known in self.known:
-            if known.raw == raw:
-                self._select(known)
-                return True
-        return False
-
-    cdef int _select(self, _KnownSchema known) except -1:
-        self.projection = &known.projection.info
-        self.projection_schema = <const uint8_t*> <const char*> known.raw
-        self.projection_schema_bytes = len(known.raw)
-        return 0
-
     cdef int _front_done(self) except -1:
         """The ALTER in hand is applied."""
         if self.finishing:
@@ -539,6 +535,20 @@ cdef int _problem(Replayer self, ProblemCode code, int64_t term, int64_t index, 
     return EVENT_PROBLEM
 
 
+cdef bint _spoilt(Cursor batch) noexcept nogil:
+    """Whether a batch of several entries has one that cannot be parsed. Then none of them counts, as on a server: its
+    good ones must not be applied before the bad one shows. A single entry shows itself at once."""
+    cdef Cursor rest = batch
+    cdef Field field
+    cdef LogEntry entry
+    cdef int status = 1
+    if not cursor_left(&rest) or (read_field(&rest, &field) and not cursor_left(&rest)):
+        return False
+    while status > 0:
+        status = next_entry(&batch, &entry)
+    return status < 0
+
+
 cdef int _run(Replayer self) noexcept nogil:
     """Apply what is ready, then take entries, until the chunk is used up or an event comes."""
     cdef int status
@@ -556,7 +566,9 @@ cdef int _run(Replayer self) noexcept nogil:
             self.in_batch = True
             self.ordinal = 0
             self.counters.batches += 1
-        status = next_entry(&self.cursor, &entry)
+            status = -1 if _spoilt(self.cursor) else next_entry(&self.cursor, &entry)
+        else:
+            status = next_entry(&self.cursor, &entry)
         if status == 0:
             self.in_batch = False
             self.batch += 1
@@ -653,7 +665,7 @@ cdef int _take_commit(Replayer self, const LogEntry* entry, int64_t offset) noex
                                op.term if pending else 0, op.committed if pending else False)
     if verdict == COMMIT_ORPHAN:
         self.counters.orphan_commits += 1
-        if entry.op_type == OP_ALTER_SCHEMA and not _has_failed(entry.result):
+        if entry.op_type == OP_ALTER_SCHEMA and not _has_failed(self, entry.result):
             return _problem(self, PROBLEM_ORPHAN_ALTER, entry.term, entry.index, -1, offset)
         _check_orphan(self, entry)
         return EVENT_DONE
@@ -676,22 +688,40 @@ cdef void _check_orphan(Replayer self, const LogEntry* entry) noexcept nogil:
     cdef _Outcome outcome
     if not self.knows_flushed or self.orphan_index:
         return
-    while _next_outcome(&results, &outcome) == 1:
-        if outcome.outcome == OUTCOME_MUTATED and _is_active(self, &outcome):
+    while _next_outcome(self, &results, &outcome) == 1:
+        if outcome.outcome == OUTCOME_MUTATED and outcome.is_active:
             self.orphan_term = entry.term
             self.orphan_index = entry.index
             return
 
 
-cdef bint _is_active(Replayer self, const _Outcome* outcome) noexcept nogil:
-    """Whether the store it changed is not flushed. A rowset that the superblock does not know is gone: flushed since."""
+cdef int _read_store(Replayer self, Slice message, bint* active) noexcept nogil:
+    """Parse a MemStoreTargetPB: 0, or -1 malformed. `active`: set where that store is not flushed.
+
+    A rowset that the superblock does not know is gone: flushed since.
+    """
+    cdef Cursor cursor = cursor_of(message.data, message.size)
+    cdef Field field
+    cdef int64_t memrowset = -1, rowset = -1, delta_store = -1
     cdef Py_ssize_t i
-    if outcome.mrs_id >= 0:
-        return outcome.mrs_id > self.last_durable_mrs_id
+    while cursor_left(&cursor):
+        if not read_field(&cursor, &field):
+            return -1
+        if field.wire != 0:
+            continue
+        if field.number == 1:
+            memrowset = <int64_t> field.value
+        elif field.number == 2:
+            rowset = <int64_t> field.value
+        elif field.number == 3:
+            delta_store = <int64_t> field.value
+    if memrowset >= 0:
+        active[0] |= memrowset > self.last_durable_mrs_id
+        return 0
     for i in range(self.rowset_count):
-        if self.rowsets[2 * i] == outcome.rowset_id:
-            return outcome.dms_id > self.rowsets[2 * i + 1]
-    return False
+        if self.rowsets[2 * i] == rowset:
+            active[0] |= delta_store > self.rowsets[2 * i + 1]
+    return 0
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------
@@ -715,21 +745,28 @@ cdef int _finish(Replayer self) noexcept nogil:
     cdef int status
     while self.finish_index < self.next_index:
         op = self._slot(self.finish_index)
-        if (op.committed or self.include_pending) and not op.applied:
+        if op.committed or self.include_pending:
+            if not op.applied:
+                status = _apply(self, op, self.finish_index)
+                if status != EVENT_DONE:
+                    return status
+                op.applied = True
+                self.counters.ops_applied += 1
+        elif self.finish_index >= self.highest_buffered or op.op_type == OP_ALTER_SCHEMA:
+            return EVENT_DONE       # no COMMIT follows, or what follows needs a schema that may not be
+        elif op.op_type == OP_WRITE:
             status = _apply(self, op, self.finish_index)
             if status != EVENT_DONE:
                 return status
-            op.applied = True
-            self.counters.ops_applied += 1
         self.finish_index += 1
     return EVENT_DONE
 
 
-cdef bint _has_failed(Slice result) noexcept nogil:
+cdef bint _has_failed(Replayer self, Slice result) noexcept nogil:
     """Whether the COMMIT of an operation without rows says that it failed."""
     cdef Cursor results = cursor_of(result.data, result.size)
     cdef _Outcome outcome
-    return _next_outcome(&results, &outcome) == 1 and outcome.outcome == OUTCOME_FAILED
+    return _next_outcome(self, &results, &outcome) == 1 and outcome.outcome == OUTCOME_FAILED
 
 
 cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
@@ -740,14 +777,13 @@ cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
     if op.op_type == OP_WRITE:
         return _apply_write(self, op, index)
     if op.op_type == OP_ALTER_SCHEMA:
-        if op.committed and _has_failed(op.result):
+        if op.committed and _has_failed(self, op.result):
             return EVENT_DONE
         if op.request.data == NULL:
-            return _problem(self, PROBLEM_WRITE_MALFORMED, op.term, index, -1, op.file_offset)
+            return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, -1)
         return EVENT_ALTER
     if op.op_type == OP_PARTICIPANT:
-        self.problem_segment = op.segment
-        return _problem(self, PROBLEM_TRANSACTION, op.term, index, -1, op.file_offset)
+        return _write_problem(self, PROBLEM_TRANSACTION, op, index, -1)
     return EVENT_DONE
 
 
@@ -787,15 +823,13 @@ cdef bint _parse_write(Slice request, WriteRequest* write) noexcept nogil:
 
 cdef struct _Outcome:
     RowOutcome outcome
-    int64_t mrs_id
-    int64_t rowset_id
-    int64_t dms_id
+    bint is_active              # a store that it changed is not flushed
 
 
-cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
+cdef int _next_outcome(Replayer self, Cursor* results, _Outcome* out) noexcept nogil:
     """The next OperationResultPB of a TxResultPB: 1, 0 at the end, -1 malformed."""
     cdef Field field
-    cdef Cursor inner, store
+    cdef Cursor inner
     cdef bint skipped = False, failed = False, mutated = False
     while True:
         if cursor_left(results) == 0:
@@ -804,9 +838,7 @@ cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
             return -1
         if field.number == 1 and field.wire == 2:
             break
-    out.mrs_id = -1
-    out.rowset_id = -1
-    out.dms_id = -1
+    out.is_active = False
     inner = cursor_of(field.bytes.data, field.bytes.size)
     while cursor_left(&inner):
         if not read_field(&inner, &field):
@@ -817,18 +849,8 @@ cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
             failed = True
         elif field.number == 3 and field.wire == 2:
             mutated = True
-            store = cursor_of(field.bytes.data, field.bytes.size)
-            while cursor_left(&store):
-                if not read_field(&store, &field):
-                    return -1
-                if field.wire != 0:
-                    continue
-                if field.number == 1:
-                    out.mrs_id = <int64_t> field.value
-                elif field.number == 2:
-                    out.rowset_id = <int64_t> field.value
-                elif field.number == 3:
-                    out.dms_id = <int64_t> field.value
+            if _read_store(self, field.bytes, &out.is_active) < 0:      # two of them while a compaction runs
+                return -1
     if failed:
         out.outcome = OUTCOME_FAILED
     elif skipped:
@@ -838,6 +860,22 @@ cdef int _next_outcome(Cursor* results, _Outcome* out) noexcept nogil:
     else:
         out.outcome = OUTCOME_NOTHING
     return 1
+
+
+cdef inline bint _is_schema(const KnownSchema* known, Slice schema) noexcept nogil:
+    return known.size == schema.size and memcmp(known.raw, schema.data, schema.size) == 0
+
+
+cdef bint _select_schema(Replayer self, Slice schema) noexcept nogil:
+    """Point `selected` at the client schema with these bytes; False: not met yet."""
+    cdef size_t i
+    if self.selected != NULL and _is_schema(self.selected, schema):
+        return True
+    for i in range(self.known_count):
+        if _is_schema(&self.known[i], schema):
+            self.selected = &self.known[i]
+            return True
+    return False
 
 
 cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
@@ -852,21 +890,21 @@ cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogi
         return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, -1)
     if write.has_transaction:
         return _write_problem(self, PROBLEM_TRANSACTION, op, index, -1)
-    if self.projection == NULL or write.schema.size != self.projection_schema_bytes \
-            or memcmp(write.schema.data, self.projection_schema, write.schema.size) != 0:
+    if not _select_schema(self, write.schema):
         return EVENT_CLIENT_SCHEMA
     rows = cursor_of(write.rows.data, write.rows.size)
     results = cursor_of(op.result.data, op.result.size)
     counter = write.auto_counter
+    row.indirect_bytes = 0
     while True:
-        decoded = decode_row(&rows, write.indirect, self.projection, self.info, row, &counter)
+        decoded = decode_row(&rows, write.indirect, self.selected.projection, self.info, row, &counter)
         if decoded == DECODE_END:
             break
         if decoded != DECODE_OK:
             self.problem_detail = decoded
             return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, number)
         if op.committed:
-            status = _next_outcome(&results, &outcome)
+            status = _next_outcome(self, &results, &outcome)
             if status == 0:
                 return _write_problem(self, PROBLEM_RESULT_COUNT, op, index, number)
             if status < 0:
@@ -877,7 +915,7 @@ cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogi
         if status != EVENT_DONE:
             return status
         number += 1
-    if op.committed and _next_outcome(&results, &outcome) != 0:
+    if op.committed and _next_outcome(self, &results, &outcome) != 0:
         return _write_problem(self, PROBLEM_RESULT_COUNT, op, index, number)
     return EVENT_DONE
 
@@ -912,13 +950,21 @@ cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, in
         return EVENT_DONE
     if row.fault != ROW_VALID:
         if outcome == OUTCOME_OPEN:
-            self.counters.rows_failed += 1
+            self.counters.rows_failed += self.in_doubt is None
             return EVENT_DONE
         if outcome == OUTCOME_MUTATED:
             self.problem_detail = row.fault
             return _write_problem(self, PROBLEM_ROW_INVALID, op, index, number)
         self.counters.rows_ignored += 1
         return EVENT_DONE
+    if self.in_doubt is not None:
+        self.in_doubt.find(row, &position)
+        if not op.committed:        # only to note its rows
+            return EVENT_DONE if position.found or self.in_doubt.insert_ghost(&position, row, op.timestamp) == 0 \
+                else EVENT_MEMORY
+        if position.found:
+            self.counters.rows_unknown += 1
+            return EVENT_DONE
     self.rows.find(row, &position)
     state = self.rows.state_at(&position)
     if state == STATE_ABSENT:

@@ -40,7 +40,7 @@ from kudu_storage.errors import (
 from kudu_storage.fs.layout import TabletFiles, find_tablets
 from kudu_storage.protos import enum_name, message_class
 from kudu_storage.tablet.replayed import ReplayedTablet
-from kudu_storage.wal.judgement import judge_end
+from kudu_storage.wal.judgement import judge_end, unreadable_end
 from kudu_storage.wal.reader import Segment, SegmentFile, check_sequence, list_segments, open_segment
 from kudu_storage.wal.report import Problem, SegmentReport, SegmentStatus
 from kudu_storage.wal.sequence import tablet_problems, trusted_run
@@ -305,11 +305,15 @@ class _Run:
         message: Any = message_class("kudu.tserver.AlterSchemaRequestPB")()
         try:
             request = _parse(message, self._replayer.event_bytes)
+            schema = Schema.from_pb(request.schema)
+            if request.schema_version == self._schemas.version and self._layout is not None \
+                    and schema == self._layout.schema:
+                self._replayer.keep_layout()    # sent twice; older servers log it twice, and do nothing the second time
+                return
             if request.schema_version <= self._schemas.version:
                 raise SchemaUntrusted(
                     f"an ALTER makes schema version {request.schema_version}, the log was at version "
                     f"{self._schemas.version}: a segment header or the tablet metadata does not belong to this log")
-            schema = Schema.from_pb(request.schema)
             layout = RowLayout(schema)
             self._replayer.set_layout(layout)
         except KuduStorageError as error:
@@ -336,7 +340,10 @@ class _Run:
         segment = self._segments[scanned.number]
         counts = self._replayer.counts
         delta = {name: counts[name] - before[name] for name in counts}
-        end = judge_end(segment, scanned.scanner, delta["entries"], self._malformed.pop(scanned.number, None))
+        if scanned.error is not None:
+            end = unreadable_end(segment, scanned.scanner, delta["entries"], scanned.error)
+        else:
+            end = judge_end(segment, scanned.scanner, delta["entries"], self._malformed.pop(scanned.number, None))
         self.report.problems += end.problems
         if scanned.number < len(self._segments) - 1 and end.status == "torn_tail":
             self._add_problem("torn_tail", segment.sequence, end.offset,

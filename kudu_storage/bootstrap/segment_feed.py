@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kudu_storage._native.segment import BatchChunk, SegmentScanner
+from kudu_storage.errors import DiskError
 from kudu_storage.wal.reader import Segment
 
 QUEUE_CHUNKS = 3
@@ -16,11 +17,12 @@ QUEUE_CHUNKS = 3
 
 @dataclass(slots=True)
 class ScannedSegment:
-    """All of a segment was read, or as much as could be."""
+    """All of a segment was read, or as much as could be. `error`: the disk refused to give the rest."""
 
     number: int
     scanner: SegmentScanner
     seconds: float
+    error: DiskError | None = None
 
 
 Item = tuple[int, BatchChunk, int] | ScannedSegment
@@ -40,10 +42,14 @@ class SegmentFeed(threading.Thread):
             for number, segment in enumerate(self._segments):
                 started = time.perf_counter()
                 scanner = segment.scanner()
-                while (chunk := scanner.next_chunk()) is not None:
-                    if not self._put((number, chunk, scanner.offset)):
-                        return
-                if not self._put(ScannedSegment(number, scanner, time.perf_counter() - started)):
+                refused = None
+                try:
+                    while (chunk := scanner.next_chunk()) is not None:
+                        if not self._put((number, chunk, scanner.offset)):
+                            return
+                except DiskError as error:      # what was read is good all the same, and so may the next segments be
+                    refused = error
+                if not self._put(ScannedSegment(number, scanner, time.perf_counter() - started, refused)):
                     return
             self._put(None)
         except BaseException as error:  # handed to the thread that replays, which raises it

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kudu_storage.cli.flags import FlagGroup
+
 if TYPE_CHECKING:
     from kudu_storage.fs.layout import TabletFiles
     from kudu_storage.fs.roots import ServerRoots
@@ -49,7 +51,7 @@ def _roots(directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadat
     return roots
 
 
-@click.group("local_replica")
+@click.group("local_replica", cls=FlagGroup)
 def local_replica() -> None:
     """Look into replicas of a stopped server, through its directories."""
 
@@ -118,13 +120,12 @@ def meta(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str,
 @with_roots
 @click.option("--print_entries", "--print-entries", default="decoded", show_default=True,
               help="true|decoded, false|no, pb or id, as in Kudu's tool.")
-@click.option("--print_meta", "--print-meta", type=click.BOOL, default=True, show_default=True,
+@click.option("--print_meta/--noprint_meta", "--print-meta/--no-print-meta", default=True, show_default=True,
               help="Print each segment's header and footer.")
-@click.option("--noprint_meta", "no_meta", is_flag=True, hidden=True)
 @click.option("--truncate_data", "--truncate-data", type=click.IntRange(min=0), default=100, show_default=True,
               help="Cut fields to this many bytes (0: never).")
 def wals(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
-         print_entries: str, print_meta: bool, no_meta: bool, truncate_data: int) -> None:
+         print_entries: str, print_meta: bool, truncate_data: int) -> None:
     """Print all segments of a TABLET, one after the other."""
     from kudu_storage.wal.log_dump import dump_log
 
@@ -134,7 +135,7 @@ def wals(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str,
         other = "it is printed instead" if not folder.is_dir() else "to print it too, use `wal dump` on its segments"
         click.echo(f"{files.recovery_dir}: the old log of an unfinished restart is here; {other}", err=True)
         folder = folder if folder.is_dir() else files.recovery_dir
-    problems = dump_log(folder, sys.stdout, print_entries=print_entries, print_meta=print_meta and not no_meta,
+    problems = dump_log(folder, sys.stdout, print_entries=print_entries, print_meta=print_meta,
                         truncate_data=truncate_data)
     for problem in problems:
         click.echo(str(problem), err=True)

@@ -57,6 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     except KuduStorageError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(2 if error.fault == "caller" else 1)
+    except (OSError, MemoryError) as error:     # of a file that is written: a full disk, a folder that is not there
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

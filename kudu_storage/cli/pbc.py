@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from kudu_storage.cli.flags import FlagGroup
+
 if TYPE_CHECKING:
     from kudu_storage.fs.pb_dump import DumpFormat
 
 
-@click.group()
+@click.group(cls=FlagGroup)
 def pbc() -> None:
     """Look into protobuf container files: consensus and tablet metadata, instance files, block records."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from kudu_storage.bootstrap.log_replay import Replay, replay_files
+from kudu_storage.cli.flags import FlagCommand
 from kudu_storage.cli.progress import ProgressLine
 from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.errors import InvalidArgument, KuduStorageError, NotFound
@@ -47,7 +48,7 @@ class HybridTime(click.ParamType):  # type: ignore[type-arg]
         return timestamp
 
 
-@click.command()
+@click.command(cls=FlagCommand)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("tablet", required=False)
 @click.option("--at", type=HybridTime(), metavar="TIMESTAMP", help="Show only operations with a lower hybrid time.")
@@ -66,6 +67,8 @@ def replay(directory: Path, tablet: str | None, at: int | None, include_pending:
     """
     if row_format is None and out is not None:
         row_format = _SUFFIXES.get(out.suffix.lower(), "jsonl")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):   # told now, not after the replay
+        raise click.BadParameter(f"{out} is a folder, or in none that exists", param_hint="--out")
     to_stdout = row_format is not None and out is None
     if to_stdout and report == "json":
         raise click.UsageError("rows and the report would both go to standard output: give --out FILE for the rows")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kudu_storage.cli.flags import FlagGroup
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,7 +26,7 @@ _REPORT = click.option("--report", type=click.Choice(["text", "json"]), default=
                        help="Form of the result on standard output.")
 
 
-@click.group()
+@click.group(cls=FlagGroup)
 def wal() -> None:
     """Look into write-ahead log segments. A DIR is one tablet's segment folder."""
 
@@ -33,16 +35,15 @@ def wal() -> None:
 @click.argument("path", type=_FILE)
 @click.option("--print_entries", "--print-entries", default="decoded", show_default=True,
               help="true|decoded, false|no, pb or id, as in Kudu's tool.")
-@click.option("--print_meta", "--print-meta", type=click.BOOL, default=True, show_default=True,
+@click.option("--print_meta/--noprint_meta", "--print-meta/--no-print-meta", default=True, show_default=True,
               help="Print the segment's header and footer.")
-@click.option("--noprint_meta", "no_meta", is_flag=True, hidden=True)
 @click.option("--truncate_data", "--truncate-data", type=click.IntRange(min=0), default=100, show_default=True,
               help="Cut fields to this many bytes (0: never).")
-def dump(path: str, print_entries: str, print_meta: bool, no_meta: bool, truncate_data: int) -> None:
+def dump(path: str, print_entries: str, print_meta: bool, truncate_data: int) -> None:
     """Print one segment FILE in the text layout of Kudu's own tool."""
     from kudu_storage.wal.dump import dump_segment
 
-    dump_segment(path, sys.stdout, print_entries=print_entries, print_meta=print_meta and not no_meta,
+    dump_segment(path, sys.stdout, print_entries=print_entries, print_meta=print_meta,
                  truncate_data=truncate_data)
 
 

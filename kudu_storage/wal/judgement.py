@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kudu_storage._native.segment import SegmentScanner
-from kudu_storage.errors import BadFormat, KuduStorageError
+from kudu_storage.errors import BadFormat, DiskError, KuduStorageError
 from kudu_storage.wal.reader import Segment
 from kudu_storage.wal.report import Problem, SegmentStatus
 
@@ -55,3 +55,11 @@ def judge_end(segment: Segment, scanner: SegmentScanner, entries: int,
         end.problems.append(Problem(BadFormat.kind, segment.sequence, end.offset, end.detail,
                                     "kudu-storage wal repair --out DIR leaves the footer out"))
     return end
+
+
+def unreadable_end(segment: Segment, scanner: SegmentScanner, entries: int, error: DiskError) -> SegmentEnd:
+    """The end of a scan that the disk broke off."""
+    problem = Problem(error.kind, segment.sequence, scanner.offset,
+                      f"{error.detail}; {entries} entries before it are intact",
+                      error.advice or "copy the file to another disk as far as it can be read, or use another replica")
+    return SegmentEnd("unreadable", error.detail, scanner.offset, True, [problem])

@@ -135,8 +135,8 @@ def _plan(segment: Segment | None, checked: Checked, previous: int | None, last_
 def _prepare(directory: str | os.PathLike[str], out: str | os.PathLike[str]) -> str:
     target = os.path.abspath(out)
     source = os.path.realpath(directory)
-    if os.path.realpath(target) == source:
-        raise InvalidArgument("the output folder is the input folder", path=target)
+    if os.path.commonpath([os.path.realpath(target), source]) == source:
+        raise InvalidArgument("the output folder is the input folder, or in it", path=target)
     try:
         os.makedirs(target, exist_ok=True)
         if os.listdir(target):

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kudu_storage._native.entry import EntryTally
-from kudu_storage.errors import BadFormat, BlankSegment, KuduStorageError, MissingOperations
-from kudu_storage.wal.judgement import judge_end
+from kudu_storage.errors import BadFormat, BlankSegment, DiskError, KuduStorageError, MissingOperations
+from kudu_storage.wal.judgement import judge_end, unreadable_end
 from kudu_storage.wal.reader import Segment, SegmentFile, check_sequence, list_segments, open_segment, sequence_of_name
 from kudu_storage.wal.report import Problem, SegmentReport, error_class
 from kudu_storage.wal.sequence import tablet_problems
@@ -116,13 +116,17 @@ def check_segment(segment: Segment) -> Checked:
     tally, scanner = EntryTally(), segment.scanner()
     problems: list[Problem] = []
     malformed: BadFormat | None = None
+    refused: DiskError | None = None
     try:
         while (chunk := scanner.next_chunk()) is not None:
             tally.add(chunk)
     except BadFormat as error:
         malformed = error
         malformed.offset = segment.first_offset if tally.malformed_offset is None else tally.malformed_offset
-    end = judge_end(segment, scanner, tally.entries, malformed)
+    except DiskError as error:
+        refused = error
+    end = unreadable_end(segment, scanner, tally.entries, refused) if refused is not None \
+        else judge_end(segment, scanner, tally.entries, malformed)
     problems += end.problems
     wrong_range = _footer_range_error(segment, tally) if end.status == "ok" else None
     if wrong_range is not None:

@@ -86,7 +86,8 @@ def replay(entries: Iterable[Any], schema: Schema, *, include_pending: bool = Fa
     `skip_on_replay` stands for an operation that changed nothing, since there was no flushed store to hold a change.
 
     Operations that have a COMMIT while one before them has none are applied at the end, in order: Raft commits in
-    order, so the missing COMMIT was only not written yet.
+    order, so the missing COMMIT was only not written yet. But not to rows that such a one without COMMIT names, nor
+    past an ALTER without COMMIT.
     """
     entries = list(entries)
     state = _State(schema, whole=_is_whole(entries, nothing_flushed), nothing_flushed=nothing_flushed)
@@ -114,6 +115,7 @@ class _State:
         self.commits: dict[int, Any] = {}       # index -> CommitMsg of those
         self.first_index: int | None = None
         self.applied_index = 0
+        self.in_doubt: set[bytes] = set()       # keys that an operation without COMMIT names, at the end
 
     # -- entries
     def replicate(self, message: Any) -> None:
@@ -153,6 +155,11 @@ class _State:
         for index in sorted(self.logged):
             if index in self.commits or include_pending:
                 self.apply(index)
+            elif self.logged[index].op_type == ALTER_SCHEMA_OP:
+                break
+            elif self.logged[index].op_type == WRITE_OP:
+                self.in_doubt |= {encode_key(self.schema, o.key_cells(self.schema))
+                                  for o in self.decoded(self.logged[index]) if o.failure is None}
         self.result.schema = self.schema
 
     # -- operations
@@ -166,13 +173,16 @@ class _State:
             self.schema = Schema.from_pb(message.alter_schema_request.schema)
             self.result.schemas.append((message.timestamp, self.schema))
 
-    def write(self, message: Any, commit: Any | None) -> None:
+    def decoded(self, message: Any) -> list[RowOperation]:
         request = message.write_request
         counter = request.auto_incrementing_column.auto_incrementing_counter \
             if request.HasField("auto_incrementing_column") else None
-        operations = decode_row_operations(
+        return decode_row_operations(
             request.row_operations.rows, request.row_operations.indirect_data, Schema.from_pb(request.schema),
             self.schema, auto_incrementing_counter=counter, cell_bytes_max=CELL_BYTES_MAX)
+
+    def write(self, message: Any, commit: Any | None) -> None:
+        operations = self.decoded(message)
         results = [None] * len(operations) if commit is None else list(commit.result.ops)
         if len(results) != len(operations):
             raise Contradiction(f"{_opid(message)} has {len(operations)} rows, its COMMIT {len(results)} results")
@@ -192,6 +202,8 @@ class _State:
                 return "failed"
             raise Contradiction(f"COMMIT of a row that is refused: {operation.failure}")
         key = encode_key(self.schema, operation.key_cells(self.schema))
+        if key in self.in_doubt:
+            return "unknown"
         known = key in self.result.versions or self.result.whole
         cells = self.result.versions[key][-1].cells if key in self.result.versions else None
         # Rewritten COMMITs do not tell an operation that was ignored from one that did something.

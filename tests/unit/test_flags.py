@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from kudu_storage.cli.flags import to_gnu_spelling
+from kudu_storage.cli.flags import FlagCommand, to_gnu_spelling
 
 
 @pytest.mark.parametrize(("given", "meant"), [
@@ -29,3 +31,30 @@ def test_the_argument_list_itself_is_left_alone() -> None:
     given = ["-json"]
     to_gnu_spelling(given)
     assert given == ["-json"]
+
+
+@click.command(cls=FlagCommand)
+@click.argument("files", nargs=-1)
+@click.option("--json", is_flag=True)
+@click.option("--meta/--nometa", default=True)
+@click.option("--note")
+def _shown(files: tuple[str, ...], json: bool, meta: bool, note: str | None) -> None:
+    click.echo(f"{files} {json} {meta} {note}")
+
+
+@pytest.mark.parametrize(("given", "meant"), [
+    ("-json=true f", "('f',) True True None"), ("--json=1 f", "('f',) True True None"),
+    ("--json f", "('f',) True True None"), ("-json=false f", "('f',) False True None"),
+    ("-nojson f", "('f',) False True None"), ("-meta f", "('f',) False True None"),
+    ("-meta=false f", "('f',) False False None"), ("--nometa f", "('f',) False False None"),
+    ("-meta=T f", "('f',) False True None"), ("-note=x=y f", "('f',) False True x=y"),
+    ("-- --json=true", "('--json=true',) False True None"),
+])
+def test_switches_take_values_as_kudus_do(given: str, meant: str) -> None:
+    result = CliRunner().invoke(_shown, to_gnu_spelling(given.split()))
+    assert (result.exit_code, result.output) == (0, meant + "\n")
+
+
+@pytest.mark.parametrize("given", ["--json=perhaps", "--nonote", "--nothing", "--meta="])
+def test_what_is_no_truth_and_no_switch_is_a_usage_error(given: str) -> None:
+    assert CliRunner().invoke(_shown, [given]).exit_code == 2

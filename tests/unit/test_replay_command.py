@@ -144,3 +144,18 @@ def test_the_replica_is_left_as_it_was(tmp_path: Path) -> None:
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in copy.rglob("*") if p.is_file()}
     run(copy, "--out", tmp_path / "rows.jsonl")
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in copy.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("out", [".", "missing/rows.jsonl"])
+def test_a_place_where_no_file_can_be_is_a_usage_error_before_the_replay(tmp_path: Path, out: str) -> None:
+    result = run(S01, "--out", tmp_path / out)
+    assert result.exit_code == 2
+    assert "Tablet " not in result.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_a_line_and_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-m", "kudu_storage", "replay", str(S01), "--out", "/dev/full"],
+                          capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr and "Traceback" not in done.stderr

@@ -188,6 +188,13 @@ def test_repair_of_a_whole_log_is_a_copy(log: Path, tmp_path: Path) -> None:
     assert report.complete and contents(tmp_path / "out") == contents(log)
 
 
+def test_repair_does_not_write_below_its_input(log: Path) -> None:
+    before = sorted(log.iterdir())
+    with pytest.raises(InvalidArgument, match="the input folder"):
+        repair(log, log / "out")
+    assert sorted(log.iterdir()) == before
+
+
 def test_repair_cuts_the_damaged_segment_drops_what_follows_and_spares_its_input(log: Path, tmp_path: Path) -> None:
     flip(log / FIRST, 20_000)
     before = contents(log)
@@ -331,7 +338,7 @@ def test_what_is_no_index_range_is_a_usage_error(text: str, log: Path) -> None:
 
 # -- dump, grep, export: only that the options arrive; what they print is tested beside them ---------------------------
 def test_dump_grep_and_export_reach_their_functions(log: Path, tmp_path: Path) -> None:
-    lines = run("dump", "--print_entries", "id", "--print_meta", "false", str(log / SECOND)).stdout.splitlines()
+    lines = run("dump", "--print_entries", "id", "--print_meta=false", str(log / SECOND)).stdout.splitlines()
     assert len(lines) == 10 and lines[-1].startswith("COMMIT")
     result = run("grep", "--index", "45-46", str(log))
     assert result.exit_code == 0 and [line[:13] for line in result.stdout.splitlines()] == [SECOND, SECOND]
