@@ -8,6 +8,11 @@ from libc.errno cimport EINTR, EIO, ENOSPC, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset, strlen
 
+from kudu_storage._native.posix cimport (
+    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_t, pthread_cond_wait,
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock,
+)
+
 import os
 
 from kudu_storage.errors import DiskError
@@ -31,14 +36,6 @@ cdef extern from "<sys/uio.h>" nogil:
 
 cdef extern from "<stdio.h>" nogil:
     int c_rename "rename"(const char* source, const char* target)
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t* mutex, void* attributes)
-    int pthread_mutex_destroy(pthread_mutex_t* mutex)
-    int pthread_mutex_lock(pthread_mutex_t* mutex)
-    int pthread_mutex_unlock(pthread_mutex_t* mutex)
 
 
 # -- the real one ------------------------------------------------------------------------------------------------------
@@ -212,10 +209,17 @@ cdef struct Recorder:
     int fail_errno[16]
     int64_t fail_partial[16]    # a failing write writes this many bytes first
     bint fail_on[16]        # and every later attempt fails too
+    bint held[16]           # calls of that kind wait
+    int waiting             # so many do
+    pthread_cond_t released
 
 
 cdef bint _fails(Recorder* recorder, int kind) noexcept nogil:
-    """Counts the attempt. Call with the mutex held."""
+    """Counts the attempt, after waiting while such calls are held. Call with the mutex held."""
+    recorder.waiting += 1
+    while recorder.held[kind]:
+        pthread_cond_wait(&recorder.released, &recorder.mutex)
+    recorder.waiting -= 1
     recorder.attempts[kind] += 1
     if recorder.fail_at[kind] == 0:
         return False
@@ -392,6 +396,7 @@ cdef class RecordingDisk(Disk):
             raise MemoryError()
         memset(self.recorder, 0, sizeof(Recorder))
         pthread_mutex_init(&self.recorder.mutex, NULL)
+        pthread_cond_init(&self.recorder.released, NULL)
         self.ops = &RECORDING
         self.context = self.recorder
 
@@ -401,6 +406,7 @@ cdef class RecordingDisk(Disk):
             for i in range(self.recorder.count):
                 free(self.recorder.calls[i].data)
             free(self.recorder.calls)
+            pthread_cond_destroy(&self.recorder.released)
             pthread_mutex_destroy(&self.recorder.mutex)
             free(self.recorder)
 
@@ -414,6 +420,28 @@ cdef class RecordingDisk(Disk):
         self.recorder.fail_errno[number] = error
         self.recorder.fail_partial[number] = partial
         self.recorder.fail_on[number] = onwards
+
+    def hold(self, str kind):
+        """Let calls of `kind` wait until release(): a disk that hangs."""
+        pthread_mutex_lock(&self.recorder.mutex)
+        self.recorder.held[{name: k for k, name in CALL_NAMES.items()}[kind]] = True
+        pthread_mutex_unlock(&self.recorder.mutex)
+
+    def release(self):
+        """Let all calls go on."""
+        pthread_mutex_lock(&self.recorder.mutex)
+        memset(self.recorder.held, 0, sizeof(self.recorder.held))
+        pthread_cond_broadcast(&self.recorder.released)
+        pthread_mutex_unlock(&self.recorder.mutex)
+
+    @property
+    def waiting(self):
+        """How many calls are held now."""
+        pthread_mutex_lock(&self.recorder.mutex)
+        try:
+            return self.recorder.waiting
+        finally:
+            pthread_mutex_unlock(&self.recorder.mutex)
 
     def attempts(self, str kind):
         """How many calls of `kind` were made."""

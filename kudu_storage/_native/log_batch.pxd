@@ -12,9 +12,11 @@ cdef extern from * nogil:
     """
     #define kudu_add(counter, amount) __atomic_add_fetch((counter), (amount), __ATOMIC_ACQ_REL)
     #define kudu_load(counter) __atomic_load_n((counter), __ATOMIC_ACQUIRE)
+    #define kudu_store(counter, value) __atomic_store_n((counter), (value), __ATOMIC_RELEASE)
     """
     int64_t kudu_add(int64_t* counter, int64_t amount)
     int64_t kudu_load(const int64_t* counter)
+    void kudu_store(int64_t* counter, int64_t value)
 
 cdef enum:
     ENTRY_HEADER_BYTES = 16
@@ -24,13 +26,15 @@ cdef enum:
 cdef struct Epoch:
     int64_t references
     int64_t ended           # 0 while it goes on; set once, under the log's mutex
-    int64_t last_index      # when ended: operations above it are gone
+    int64_t last_serial     # when ended: batches above it are gone
+    int64_t last_index      # when ended: the last operation that is in the log
     int32_t error           # errno
 
 cdef struct Batch:
     int64_t references
     Batch* next             # in the queue
     Epoch* epoch
+    int64_t serial          # 1, 2, ... in the order of appending; never given twice
     int64_t first_index     # of its REPLICATEs; for COMMITs the index that the log had reached
     int64_t term
     int32_t count           # entries
@@ -48,6 +52,7 @@ cdef inline Batch* batch_new(size_t body_bytes) noexcept nogil:
         batch.references = 1
         batch.next = NULL
         batch.epoch = NULL
+        batch.serial = 0
         batch.body_bytes = body_bytes
         batch.bytes = <uint8_t*> batch + sizeof(Batch)
         batch.stored = NULL

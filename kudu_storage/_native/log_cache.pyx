@@ -158,6 +158,8 @@ cdef class LogCache:
 
     def pin_from(self, int64_t index):
         """Messages at or above `index` stay whatever the bound says (they are not durable yet, or a peer needs them)."""
+        if index < 1:
+            raise InvalidArgument(f"index {index} is below 1")
         self.pinned_from = index
 
     def evict(self, int64_t index):
@@ -173,7 +175,7 @@ cdef class LogCache:
         cdef Batch* batch
         cdef size_t total = 0
         found = []
-        while total < max_bytes:
+        while not found or total < max_bytes:
             batch = cache_find(&self.cache, from_index)
             if batch == NULL:
                 break

@@ -4,6 +4,8 @@ A LogCore is a C struct with counted references, because the pool's threads work
 Python object by a moment. Who touches what:
     under `mutex`       the queue, the indexes, the epoch, the cache, the flags
     by the one pumper   everything under "segment" and "index chunk"; `pumping` says that there is one
+    under the pool's    its lists
+What readers see of the segment being written is a copy under the mutex (`seen_*`), taken when a group ends.
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -56,23 +58,35 @@ cdef struct LogCore:
     size_t queued_bytes             # of the queue and the group being written
     bint pumping
     bint scheduled                  # in the pool's list, or a pool thread has it
+    bint late_listed                # in the pool's list of what is to be synced later
     bint urgent                     # somebody waits: do not linger
     bint closing
-    bint closed
+    bint closed                     # nothing is written any more
     int sync_waiters
     int async_waiters
-    int64_t term
-    int64_t next_index
+    int64_t term                    # of the next entry
+    int64_t last_term               # of the last one
+    int64_t next_index              # also read without the mutex: kudu_load, kudu_store
+    int64_t next_serial
     uint64_t last_timestamp
     int64_t written_index           # with the kernel
+    int64_t written_term
+    int64_t written_serial          # tokens go by serials: indexes say nothing of COMMITs, and can be given again
     int64_t durable_index
+    int64_t durable_term
+    int64_t durable_serial
+    bint seen_open                  # a segment is open
+    int64_t seen_sequence
+    int64_t seen_offset
+    int64_t seen_min_index          # 0: none of its entries is a REPLICATE
+    int64_t seen_replacements
     Epoch* epoch
     int poison_errno                # 0: healthy
     const char* poison_what
     BatchCache cache
     int64_t bytes_written
     int64_t groups
-    int64_t syncs
+    int64_t syncs                   # the pumper's: kudu_add, kudu_load
     int64_t batches_written
     int64_t no_space_count
     # segment: the pumper's
@@ -83,6 +97,8 @@ cdef struct LogCore:
     int64_t segment_entries
     int64_t segment_min_index
     int64_t segment_max_index
+    int64_t segment_last_index      # of the last REPLICATE
+    int64_t segment_replacements    # REPLICATEs that replace an operation of the same segment
     int64_t unsynced_since_us       # 0: all is synced
     uint8_t* scratch                # compressed entries of a group
     size_t scratch_bytes
@@ -94,6 +110,8 @@ cdef struct LogCore:
     int64_t index_count
     # the pool's list
     LogCore* pool_next
+    LogCore* late_next
+    int64_t late_due_us
     int event_fd                    # told once a group while async_waiters > 0; -1: none
 
 cdef void core_retain(LogCore* core) noexcept nogil
@@ -102,9 +120,11 @@ cdef void core_release(LogCore* core) noexcept nogil
 cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexcept nogil
 # Writes what is queued, in groups, until the queue is empty or somebody else pumps. Never fails: what fails is noted.
 cdef void core_pump(LogCore* core) noexcept nogil
-cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t last_index) noexcept nogil
+# Of the batch with this serial; without an epoch, of the operation `index`, whoever appends it. Call with the mutex held.
+cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index) noexcept nogil
 cdef void core_schedule(LogCore* core) noexcept nogil       # call with the mutex held
-cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t last_index, int64_t deadline_us) noexcept nogil
+cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index,
+                          int64_t deadline_us) noexcept nogil
 cdef int core_close(LogCore* core, bint seal) noexcept nogil
 # Nothing is acknowledged any more. `what` must live for ever.
 cdef void core_poison(LogCore* core, int error, const char* what) noexcept nogil

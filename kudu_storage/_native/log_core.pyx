@@ -3,7 +3,8 @@
 A group is what is queued when a pump begins, up to 4 MiB or the segment's end: one pwritev, one sync. Whoever waits and finds
 nobody pumping pumps; else the pool's threads do. Order is kept, because there is one pumper at a time.
 
-K1  written_index and durable_index never go back, and durable_index <= written_index < next_index.
+K1  written_serial and durable_serial never go back, and durable_serial <= written_serial < next_serial. The indexes of the
+    last operation written and durable go with them; they go back only when Raft replaces operations.
 K2  A batch is acknowledged only in order, and (DURABILITY_FSYNC) only after a sync that came after its write (W1).
 K3  After a failed sync, or a failed write other than for want of space, nothing is acknowledged any more (W2).
 K4  Out of space: the file is cut to the last whole entry, all that is queued fails in order, appending may go on (W6).
@@ -17,15 +18,16 @@ from libc.string cimport memcpy, memset, strdup
 from kudu_storage._native.crc32c cimport crc32c_extend
 from kudu_storage._native.entry cimport ENTRY_COMMIT, ENTRY_REPLICATE
 from kudu_storage._native.log_batch cimport (
-    ENTRY_HEADER_BYTES, batch_memory, batch_release, batch_retain, epoch_release, kudu_add, kudu_load,
+    ENTRY_HEADER_BYTES, batch_memory, batch_release, batch_retain, epoch_release, kudu_add, kudu_store,
 )
 from kudu_storage._native.lz4 cimport lz4_bound, lz4_compress
 from kudu_storage._native.log_cache cimport cache_clear, cache_put, cache_trim, cache_truncate
 from kudu_storage._native.posix cimport (
-    CLOCK_MONOTONIC, c_write, monotonic_us, pthread_atfork, pthread_cond_broadcast, pthread_cond_destroy,
+    CLOCK_MONOTONIC, SIG_SETMASK, c_write, monotonic_us, pthread_atfork, pthread_cond_broadcast, pthread_cond_destroy,
     pthread_cond_init, pthread_cond_signal, pthread_cond_timedwait, pthread_cond_wait, pthread_condattr_init,
     pthread_condattr_setclock, pthread_condattr_t, pthread_create, pthread_detach, pthread_mutex_destroy,
-    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pthread_t, realtime_us, timespec, timespec_of,
+    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pthread_sigmask, pthread_t, realtime_us, sigfillset,
+    sigset_t, timespec, timespec_of,
 )
 from kudu_storage._native.wire cimport put_bytes, put_fixed32, put_varint, varint_size
 
@@ -89,9 +91,12 @@ cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexce
         return APPEND_FULL
     batch.epoch = core.epoch
     kudu_add(&core.epoch.references, 1)
+    batch.serial = core.next_serial
+    core.next_serial += 1
     if batch.kind == ENTRY_REPLICATE:
-        core.next_index = batch.first_index + batch.count
+        kudu_store(&core.next_index, batch.first_index + batch.count)
         core.term = batch.term
+        core.last_term = batch.term
         cache_put(&core.cache, batch)           # without room for its slot it is read from disk: no harm
         cache_trim(&core.cache, core.written_index)
     batch.next = NULL
@@ -108,16 +113,18 @@ cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexce
     return APPEND_OK
 
 
-cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t last_index) noexcept nogil:
-    """Call with the mutex held."""
-    cdef int64_t reached
-    if epoch.ended and last_index > epoch.last_index:
-        return TOKEN_NO_SPACE
-    reached = core.written_index
-    if core.durability == DURABILITY_FSYNC or (core.durability == DURABILITY_INTERVAL and core.poison_errno):
-        reached = core.durable_index
-    if last_index <= reached:
-        return TOKEN_DONE
+cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index) noexcept nogil:
+    # What an interval had not synced before the log was poisoned is not known to be on the disk.
+    cdef bint fsync = core.durability == DURABILITY_FSYNC \
+        or (core.durability == DURABILITY_INTERVAL and core.poison_errno != 0)
+    if epoch == NULL:
+        if index <= (core.durable_index if fsync else core.written_index):
+            return TOKEN_DONE
+    else:
+        if epoch.ended and serial > epoch.last_serial:
+            return TOKEN_NO_SPACE
+        if serial <= (core.durable_serial if fsync else core.written_serial):
+            return TOKEN_DONE
     if core.poison_errno:
         return TOKEN_POISONED
     return TOKEN_CLOSED if core.closed else TOKEN_PENDING
@@ -273,7 +280,20 @@ cdef int _open_segment(LogCore* core) noexcept nogil:
     core.segment_entries = 0
     core.segment_min_index = 0
     core.segment_max_index = 0
+    core.segment_last_index = 0
+    core.segment_replacements = 0
     return 0
+
+
+cdef void _drop_segment(LogCore* core) noexcept nogil:
+    """Remove the open segment, in which nothing was written (the disk was full). If it comes back after a crash, opening
+    removes it."""
+    cdef char name[PATH_BYTES]
+    snprintf(name, PATH_BYTES, b"%s/wal-%09lld", core.directory, <long long> core.sequence)
+    core.ops.close(core.disk, core.fd)
+    core.fd = -1
+    if core.ops.unlink(core.disk, name) == 0:
+        core.sequence -= 1
 
 
 cdef int _make_room(LogCore* core, int64_t size) noexcept nogil:
@@ -345,8 +365,7 @@ cdef void _index_batch(LogCore* core, const Batch* batch, int64_t offset) noexce
 cdef struct Group:
     int count
     int64_t bytes                           # in the file
-    Batch* first
-    Batch* last
+    Batch* batches[GROUP_BATCHES_MAX]       # the last one's `next` is written by who appends meanwhile
     iovec parts[GROUP_BATCHES_MAX]
     int64_t sizes[GROUP_BATCHES_MAX]        # of each entry in the file
 
@@ -360,23 +379,22 @@ cdef inline void _fill_header(uint8_t* header, uint32_t stored, uint32_t length,
 
 cdef int _encode(LogCore* core, Group* group) noexcept nogil:
     """Headers, checksums, LZ4. 0, or -1: out of memory."""
-    cdef Batch* batch = group.first
+    cdef Batch* batch
     cdef size_t need = 0, used = 0, room
     cdef Py_ssize_t stored
     cdef uint8_t* out
     cdef int i
     if core.codec == CODEC_LZ4:
         for i in range(group.count):
-            need += ENTRY_HEADER_BYTES + lz4_bound(batch.body_bytes)
-            batch = batch.next
+            need += ENTRY_HEADER_BYTES + lz4_bound(group.batches[i].body_bytes)
         if need > core.scratch_bytes:
             out = <uint8_t*> realloc(core.scratch, need)
             if out == NULL:
                 return -1
             core.scratch = out
             core.scratch_bytes = need
-        batch = group.first
     for i in range(group.count):
+        batch = group.batches[i]
         if batch.stored != NULL:
             out = batch.stored
             stored = <Py_ssize_t> batch.stored_bytes
@@ -394,7 +412,6 @@ cdef int _encode(LogCore* core, Group* group) noexcept nogil:
         group.parts[i].iov_base = out
         group.parts[i].iov_len = <size_t> (ENTRY_HEADER_BYTES + stored)
         group.sizes[i] = ENTRY_HEADER_BYTES + stored
-        batch = batch.next
     return 0
 
 
@@ -403,10 +420,9 @@ cdef void _take_group(LogCore* core, Group* group) noexcept nogil:
     cdef Batch* batch = core.queue_first
     cdef size_t bytes = 0
     group.count = 0
-    group.first = batch
     while batch != NULL and group.count < GROUP_BATCHES_MAX and (bytes == 0 or bytes + batch.body_bytes <= GROUP_BYTES_MAX):
         bytes += batch.body_bytes + ENTRY_HEADER_BYTES
-        group.last = batch
+        group.batches[group.count] = batch
         group.count += 1
         batch = batch.next
 
@@ -415,7 +431,6 @@ cdef int _ensure_segment(LogCore* core, Group* group) noexcept nogil:
     """An open segment for the group's first batch; the group is cut where the segment would be over its size."""
     cdef int status, i
     cdef int64_t room, used = 0
-    cdef Batch* batch = group.first
     if core.fd >= 0 and core.segment_entries and core.offset + group.sizes[0] > core.segment_bytes:
         status = _close_segment(core)
         if status < 0:
@@ -430,8 +445,6 @@ cdef int _ensure_segment(LogCore* core, Group* group) noexcept nogil:
             group.count = i
             break
         used += group.sizes[i]
-        group.last = batch
-        batch = batch.next
     group.bytes = used
     return _make_room(core, used)
 
@@ -454,16 +467,18 @@ cdef int64_t _write_group(LogCore* core, Group* group) noexcept nogil:
             if _cut_back(core) < 0:
                 return -EIO
         return status
-    batch = group.first
     for i in range(group.count):
+        batch = group.batches[i]
         _index_batch(core, batch, offset)
         offset += group.sizes[i]
         core.segment_entries += batch.count
         if batch.kind == ENTRY_REPLICATE:
+            if batch.first_index <= core.segment_last_index:
+                core.segment_replacements += 1
+            core.segment_last_index = batch.first_index + batch.count - 1
             if core.segment_min_index == 0 or batch.first_index < core.segment_min_index:
                 core.segment_min_index = batch.first_index
             core.segment_max_index = max(core.segment_max_index, batch.first_index + batch.count - 1)
-        batch = batch.next
     core.offset = offset
     return 0
 
@@ -490,6 +505,7 @@ cdef void _fail_queue(LogCore* core, int error) noexcept nogil:
         return
     fresh.references = 1
     core.epoch.error = error
+    core.epoch.last_serial = core.written_serial
     core.epoch.last_index = core.written_index
     core.epoch.ended = 1
     epoch_release(core.epoch)
@@ -500,7 +516,9 @@ cdef void _fail_queue(LogCore* core, int error) noexcept nogil:
         core.queued_bytes -= batch_memory(batch)
         batch_release(batch)
     core.queue_last = NULL
-    core.next_index = core.written_index + 1
+    core.next_serial = core.written_serial + 1      # the tokens of before are told apart by their epoch
+    kudu_store(&core.next_index, core.written_index + 1)
+    core.last_term = core.written_term
     cache_truncate(&core.cache, core.written_index)
     core.no_space_count += 1
 
@@ -509,7 +527,7 @@ cdef void _finish_group(LogCore* core, Group* group, bint synced) noexcept nogil
     """Take the group off the queue and move the indexes (K1). Call with the mutex held."""
     cdef Batch* batch
     cdef int i
-    cdef int64_t last = core.written_index
+    cdef int64_t last = core.written_index, serial = core.written_serial
     for i in range(group.count):
         batch = core.queue_first
         core.queue_first = batch.next
@@ -517,15 +535,34 @@ cdef void _finish_group(LogCore* core, Group* group, bint synced) noexcept nogil
         core.bytes_written += group.sizes[i]
         if batch.kind == ENTRY_REPLICATE:
             last = batch.first_index + batch.count - 1
+            core.written_term = batch.term
+        serial = batch.serial
         batch_release(batch)
     if core.queue_first == NULL:
         core.queue_last = NULL
     core.written_index = last
+    core.written_serial = serial
     if synced:
-        core.durable_index = last
+        _note_durable(core)
     core.groups += 1
     core.batches_written += group.count
     cache_trim(&core.cache, core.written_index)
+
+
+cdef void _note_durable(LogCore* core) noexcept nogil:
+    """All that is written is synced. Call with the mutex held."""
+    core.durable_index = core.written_index
+    core.durable_term = core.written_term
+    core.durable_serial = core.written_serial
+
+
+cdef void _show(LogCore* core) noexcept nogil:
+    """Let readers see the segment as it is now. The pumper calls it with the mutex held."""
+    core.seen_open = core.fd >= 0
+    core.seen_sequence = core.sequence
+    core.seen_offset = core.offset
+    core.seen_min_index = core.segment_min_index
+    core.seen_replacements = core.segment_replacements
 
 
 cdef void _announce(LogCore* core) noexcept nogil:
@@ -566,8 +603,11 @@ cdef void core_pump(LogCore* core) noexcept nogil:
             _poison(core, -synced, b"a sync failed")
         else:
             _finish_group(core, &group, core.unsynced_since_us == 0 and core.durability != DURABILITY_OS)
+        _show(core)
         _announce(core)
     core.pumping = False
+    if core.unsynced_since_us and core.poison_errno == 0:
+        _sync_at(core, core.unsynced_since_us + core.interval_us)
     if core.poison_errno:
         _announce(core)
     if core.sync_waiters:
@@ -577,10 +617,12 @@ cdef void core_pump(LogCore* core) noexcept nogil:
 
 # -- the pool ----------------------------------------------------------------------------------------------------------
 cdef struct Pool:
-    pthread_mutex_t mutex
+    pthread_mutex_t mutex           # taken after a log's, never before
     pthread_cond_t ready
     LogCore* first
     LogCore* last
+    int count                       # of that list
+    LogCore* late_first             # what is to be synced later, the earliest first
     int threads
     int idle
     int threads_max
@@ -588,18 +630,26 @@ cdef struct Pool:
 
 cdef Pool POOL
 memset(&POOL, 0, sizeof(Pool))
-pthread_mutex_init(&POOL.mutex, NULL)
-pthread_cond_init(&POOL.ready, NULL)
 POOL.threads_max = 4
+_init_pool_locks()
+
+
+cdef void _init_pool_locks() noexcept nogil:
+    cdef pthread_condattr_t attributes
+    pthread_mutex_init(&POOL.mutex, NULL)
+    pthread_condattr_init(&attributes)
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+    pthread_cond_init(&POOL.ready, &attributes)
 
 
 cdef void _after_fork() noexcept nogil:
     """In the child none of the pool's threads lives, and no log of the parent's may be written."""
     POOL.fork_generation += 1
-    pthread_mutex_init(&POOL.mutex, NULL)
-    pthread_cond_init(&POOL.ready, NULL)
+    _init_pool_locks()
     POOL.first = NULL
     POOL.last = NULL
+    POOL.count = 0
+    POOL.late_first = NULL
     POOL.threads = 0
     POOL.idle = 0
 
@@ -611,8 +661,25 @@ cdef int64_t core_fork_generation() noexcept nogil:
     return POOL.fork_generation
 
 
-cdef void core_schedule(LogCore* core) noexcept nogil:
+cdef void _call_thread() noexcept nogil:
+    """One more thing is to be done. Call with the pool's mutex held."""
     cdef pthread_t thread
+    cdef sigset_t everything, before
+    if POOL.idle and POOL.count <= POOL.idle:
+        pthread_cond_signal(&POOL.ready)
+        return
+    if POOL.threads >= POOL.threads_max:
+        return
+    # Signals are for the threads that Python knows.
+    sigfillset(&everything)
+    pthread_sigmask(SIG_SETMASK, &everything, &before)
+    if pthread_create(&thread, NULL, _pool_thread, NULL) == 0:
+        pthread_detach(thread)
+        POOL.threads += 1
+    pthread_sigmask(SIG_SETMASK, &before, NULL)
+
+
+cdef void core_schedule(LogCore* core) noexcept nogil:
     if core.scheduled:
         return
     core.scheduled = True
@@ -624,28 +691,67 @@ cdef void core_schedule(LogCore* core) noexcept nogil:
     else:
         POOL.last.pool_next = core
     POOL.last = core
-    if POOL.idle:
-        pthread_cond_signal(&POOL.ready)
-    elif POOL.threads < POOL.threads_max and pthread_create(&thread, NULL, _pool_thread, NULL) == 0:
-        pthread_detach(thread)
-        POOL.threads += 1
+    POOL.count += 1
+    _call_thread()
     pthread_mutex_unlock(&POOL.mutex)
+
+
+cdef void _sync_at(LogCore* core, int64_t due_us) noexcept nogil:
+    """Let the pool sync the log then (monotonic). Call with its mutex held."""
+    cdef LogCore** place = &POOL.late_first
+    if core.late_listed:
+        return
+    core.late_listed = True
+    core_retain(core)
+    pthread_mutex_lock(&POOL.mutex)
+    core.late_due_us = due_us
+    while place[0] != NULL and place[0].late_due_us <= due_us:
+        place = &place[0].late_next
+    core.late_next = place[0]
+    place[0] = core
+    if POOL.late_first == core:
+        _call_thread()              # somebody has to wait until then
+    pthread_mutex_unlock(&POOL.mutex)
+
+
+cdef LogCore* _next_work(bint* late) noexcept nogil:
+    """Waits for it. The caller gets the list's reference."""
+    cdef LogCore* core = NULL
+    cdef timespec until
+    pthread_mutex_lock(&POOL.mutex)
+    while core == NULL:
+        if POOL.late_first != NULL and POOL.late_first.late_due_us <= monotonic_us():
+            core = POOL.late_first
+            POOL.late_first = core.late_next
+            late[0] = True
+        elif POOL.first != NULL:
+            core = POOL.first
+            POOL.first = core.pool_next
+            POOL.count -= 1
+            if POOL.first == NULL:
+                POOL.last = NULL
+            late[0] = False
+        else:
+            POOL.idle += 1
+            if POOL.late_first != NULL:
+                until = timespec_of(POOL.late_first.late_due_us)
+                pthread_cond_timedwait(&POOL.ready, &POOL.mutex, &until)
+            else:
+                pthread_cond_wait(&POOL.ready, &POOL.mutex)
+            POOL.idle -= 1
+    pthread_mutex_unlock(&POOL.mutex)
+    return core
 
 
 cdef void* _pool_thread(void* nothing) noexcept nogil:
     cdef LogCore* core
+    cdef bint late
     while True:
-        pthread_mutex_lock(&POOL.mutex)
-        while POOL.first == NULL:
-            POOL.idle += 1
-            pthread_cond_wait(&POOL.ready, &POOL.mutex)
-            POOL.idle -= 1
-        core = POOL.first
-        POOL.first = core.pool_next
-        if POOL.first == NULL:
-            POOL.last = NULL
-        pthread_mutex_unlock(&POOL.mutex)
-        _serve(core)
+        core = _next_work(&late)
+        if late:
+            _sync_late(core)
+        else:
+            _serve(core)
         core_release(core)
     return NULL
 
@@ -667,30 +773,15 @@ cdef void _serve(LogCore* core) noexcept nogil:
         pthread_mutex_lock(&core.mutex)
     core.scheduled = False
     pthread_mutex_unlock(&core.mutex)
-    _sync_late(core)
 
 
 cdef void _sync_late(LogCore* core) noexcept nogil:
-    """DURABILITY_INTERVAL: what the last group left unsynced is synced when its time comes, by the thread at hand."""
-    cdef timespec until
-    cdef int64_t due
+    """DURABILITY_INTERVAL: sync what the last group left unsynced."""
     cdef int status
-    if core.durability != DURABILITY_INTERVAL:
-        return
     pthread_mutex_lock(&core.mutex)
-    while core.unsynced_since_us and core.poison_errno == 0 and not core.closing:
-        due = core.unsynced_since_us + core.interval_us
-        if monotonic_us() < due:
-            until = timespec_of(due)
-            pthread_cond_timedwait(&core.work, &core.mutex, &until)
-            continue
-        if core.fd < 0:
-            break
-        if core.pumping:
-            core.sync_waiters += 1
-            pthread_cond_wait(&core.progress, &core.mutex)
-            core.sync_waiters -= 1
-            continue
+    core.late_listed = False
+    # A pumper that is at work lists the log again, if it leaves something unsynced.
+    if not core.pumping and core.unsynced_since_us and core.poison_errno == 0:
         core.pumping = True
         pthread_mutex_unlock(&core.mutex)
         status = _sync(core)
@@ -699,7 +790,7 @@ cdef void _sync_late(LogCore* core) noexcept nogil:
         if status < 0:
             _poison(core, -status, b"a sync failed")
         else:
-            core.durable_index = core.written_index
+            _note_durable(core)
         _announce(core)
         if core.sync_waiters:
             pthread_cond_broadcast(&core.progress)
@@ -709,13 +800,14 @@ cdef void _sync_late(LogCore* core) noexcept nogil:
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------
-cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t last_index, int64_t deadline_us) noexcept nogil:
+cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index,
+                          int64_t deadline_us) noexcept nogil:
     """Until the operation is acknowledged or failed, or the deadline (monotonic) has passed; pumps if nobody does."""
     cdef TokenState state
     cdef timespec until = timespec_of(deadline_us)
     pthread_mutex_lock(&core.mutex)
     while True:
-        state = core_token_state(core, epoch, last_index)
+        state = core_token_state(core, epoch, serial, index)
         if state != TOKEN_PENDING:
             break
         if not core.pumping and core.queue_first != NULL:
@@ -735,6 +827,7 @@ cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t last_index,
 cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     """Write what is queued, sync, and (seal) close the segment with a footer. 0 or -errno. Call once."""
     cdef int status = 0
+    cdef bint synced = False
     pthread_mutex_lock(&core.mutex)
     core.closing = True
     pthread_cond_signal(&core.work)
@@ -750,17 +843,17 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
         pthread_cond_wait(&core.progress, &core.mutex)
         core.sync_waiters -= 1
     core.pumping = True             # for good: nobody writes any more
+    pthread_mutex_unlock(&core.mutex)
     if core.fd >= 0 and core.poison_errno == 0:
-        if seal and core.segment_entries:
+        if core.segment_entries == 0:
+            _drop_segment(core)
+        elif seal:
             status = _close_segment(core)
             if _is_no_space(status):
                 status = 0              # no room for a footer: all entries are there, and opening finds where they end
         elif core.durability != DURABILITY_OS:
             status = _sync(core)
-        if status < 0:
-            _poison(core, -status, b"closing the segment failed")
-        elif core.durability != DURABILITY_OS:
-            core.durable_index = core.written_index
+        synced = status == 0 and core.durability != DURABILITY_OS
     _flush_index(core)
     if core.fd >= 0:
         core.ops.close(core.disk, core.fd)
@@ -768,7 +861,13 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     if core.index_fd >= 0:
         core.ops.close(core.disk, core.index_fd)
         core.index_fd = -1
+    pthread_mutex_lock(&core.mutex)
+    if status < 0:
+        _poison(core, -status, b"closing the segment failed")
+    elif synced:
+        _note_durable(core)
     core.closed = True
+    _show(core)
     _announce(core)
     pthread_cond_broadcast(&core.progress)
     pthread_mutex_unlock(&core.mutex)
@@ -790,6 +889,7 @@ cdef LogCore* core_new(const DiskOps* ops, void* disk, const char* directory) no
     if core == NULL:
         return NULL
     core.references = 1
+    core.next_serial = 1
     core.fd = -1
     core.index_fd = -1
     core.event_fd = -1
@@ -812,4 +912,8 @@ cdef LogCore* core_new(const DiskOps* ops, void* disk, const char* directory) no
 
 def pool_threads():
     """(native threads of the pool, of those idle)."""
-    return POOL.threads, POOL.idle
+    cdef int threads, idle
+    pthread_mutex_lock(&POOL.mutex)
+    threads, idle = POOL.threads, POOL.idle
+    pthread_mutex_unlock(&POOL.mutex)
+    return threads, idle

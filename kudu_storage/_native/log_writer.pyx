@@ -9,7 +9,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.ref cimport PyObject
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strerror
 
@@ -17,14 +17,13 @@ from kudu_storage._native.cursor cimport Cursor, Field, cursor_left, cursor_of, 
 from kudu_storage._native.disk cimport Disk
 from kudu_storage._native.entry cimport ENTRY_COMMIT, ENTRY_REPLICATE, OP_NO_OP, LogEntry, next_entry
 from kudu_storage._native.log_batch cimport (
-    ENTRY_HEADER_BYTES, Batch, Epoch, batch_new, batch_release, epoch_release, kudu_add,
+    ENTRY_HEADER_BYTES, Batch, Epoch, batch_new, batch_release, epoch_release, kudu_add, kudu_load,
 )
 from kudu_storage._native.log_cache cimport cache_find, cache_init
 from kudu_storage._native.log_core cimport (
     APPEND_CLOSED, APPEND_FULL, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE,
-    TOKEN_PENDING, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close,
-    core_fork_generation, core_new, core_poison, core_pump, core_release, core_retain, core_schedule, core_token_state,
-    core_wait,
+    TOKEN_PENDING, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
+    core_new, core_poison, core_pump, core_release, core_retain, core_schedule, core_token_state, core_wait,
 )
 from kudu_storage._native.posix cimport (
     monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock, realtime_us,
@@ -43,6 +42,7 @@ from kudu_storage.errors import (
 cdef enum:
     NOOP_FIELD = 999
     WAIT_SLICE_US = 100000          # how long a wait may hold up Ctrl-C
+    FOREVER_S = 1000000000          # timeouts above it are none
 
 cdef size_t BATCH_BYTES_MAX = ENTRY_BATCH_BYTES_MAX
 
@@ -100,6 +100,8 @@ cdef class Append:
     """What append() returns: the operations' ids, and when they are acknowledged. Any thread may wait; any loop may await."""
     cdef LogWriter writer
     cdef Epoch* epoch
+    cdef int64_t serial
+    cdef int64_t first_term
     cdef readonly int64_t first_index
     cdef readonly int64_t last_index
     cdef readonly int64_t term
@@ -110,7 +112,7 @@ cdef class Append:
     @property
     def first(self):
         """OpId of the first entry."""
-        return OpId(self.term, self.first_index)
+        return OpId(self.first_term, self.first_index)
 
     @property
     def last(self):
@@ -130,21 +132,10 @@ cdef class Append:
         Raises:
             WaitTimeout: it may still be acknowledged later. NoSpace: it is not in the log. LogPoisoned: unknown.
         """
-        cdef int64_t deadline, slice_end
-        cdef TokenState state
-        cdef LogCore* core = self.writer.core
-        self.writer._check_process()
-        deadline = 0x7FFFFFFFFFFFFFFF if timeout is None else monotonic_us() + <int64_t> (max(timeout, 0) * 1e6)
-        while True:
-            slice_end = min(deadline, monotonic_us() + WAIT_SLICE_US)
-            with nogil:
-                state = core_wait(core, self.epoch, self.last_index, slice_end)
-            if self._settle(state):
-                return self
-            PyErr_CheckSignals()
-            if monotonic_us() >= deadline:
-                raise WaitTimeout(f"operation {self.last} is not acknowledged after {timeout} s",
-                                  advice="wait again: it may still be")
+        if not self._settle(self.writer._wait(self.epoch, self.serial, 0, timeout)):
+            raise WaitTimeout(f"operation {self.last} is not acknowledged after {timeout} s",
+                              advice="wait again: it may still be")
+        return self
 
     def __await__(self):
         if self._settle(self._state()):
@@ -154,9 +145,10 @@ cdef class Append:
 
     cdef int _state(self) except -1:
         cdef TokenState state
-        self.writer._check_process()
+        if self.writer.is_foreign():
+            return TOKEN_CLOSED
         pthread_mutex_lock(&self.writer.core.mutex)
-        state = core_token_state(self.writer.core, self.epoch, self.last_index)
+        state = core_token_state(self.writer.core, self.epoch, self.serial, 0)
         pthread_mutex_unlock(&self.writer.core.mutex)
         return state
 
@@ -167,10 +159,7 @@ cdef class Append:
             raise NoSpace(f"no space for operation {self.last}: {_words(self.epoch.error)}", path=self.writer.path,
                           intact=f"the log holds everything up to index {self.epoch.last_index}",
                           advice="free space and append again")
-        if state == TOKEN_POISONED:
-            raise self.writer.poisoned()
-        if state == TOKEN_CLOSED:
-            raise LogClosed("the log was closed", path=self.writer.path)
+        self.writer.raise_for(state)
         return False
 
     def __repr__(self):
@@ -195,13 +184,13 @@ cdef class LogWriter:
         queued_bytes_max: bound of what is not written yet.
         cache_bytes_max: bound of the cache.
         sequence: number of the last segment that exists.
-        term, next_index: where the log goes on.
+        term, last_term, next_index: where the log goes on: terms of new entries and of the last one.
         disk: the file system.
     """
     cdef LogCore* core
     cdef Disk disk
     cdef readonly str path
-    cdef object waiters             # what wait_async gives its futures to; set by the room above
+    cdef readonly object waiters    # what wait_async gives its futures to; set by the room above
     cdef public object waiter_factory       # makes them when the first token is awaited
     cdef bint compresses_here
     cdef bint closed
@@ -209,7 +198,7 @@ cdef class LogWriter:
     def __cinit__(self, str path not None, *, bytes header_before not None, bytes header_after not None, int codec=1,
                   int durability=0, double interval_s=0.05, int64_t segment_bytes=8 << 20,
                   size_t queued_bytes_max=4 << 20, size_t cache_bytes_max=16 << 20, int64_t sequence=0, int64_t term=1,
-                  int64_t next_index=1, uint64_t last_timestamp=0, Disk disk not None=Disk()):
+                  int64_t last_term=0, int64_t next_index=1, uint64_t last_timestamp=0, Disk disk not None=Disk()):
         cdef bytes encoded = path.encode("utf-8", "surrogateescape")
         self.path = path
         self.disk = disk
@@ -230,7 +219,9 @@ cdef class LogWriter:
         self.core.segment_bytes = segment_bytes
         self.core.queued_bytes_max = queued_bytes_max
         self.core.sequence = sequence
+        self.core.seen_sequence = sequence
         self.core.term = term
+        self.core.last_term = self.core.written_term = self.core.durable_term = last_term
         self.core.next_index = next_index
         self.core.written_index = next_index - 1
         self.core.durable_index = next_index - 1
@@ -240,8 +231,13 @@ cdef class LogWriter:
         self.compresses_here = codec > 1 and not (codec == 3 and _lz4.engine() == "lz4 wheel, native")
 
     def __dealloc__(self):
-        if self.core != NULL:
-            core_release(self.core)
+        if self.core == NULL:
+            return
+        if not self.closed and self.disk is not None and not self.is_foreign():
+            # The pool may be at work with the disk, which goes when this does.
+            with nogil:
+                core_close(self.core, True)
+        core_release(self.core)
 
     # -- appending -------------------------------------------------------------------------------------------------
     def append_many(self, list payloads not None):
@@ -251,21 +247,30 @@ cdef class LogWriter:
             LogBackpressure, LogPoisoned, LogClosed, InvalidArgument (too large, or no entry).
         """
         cdef Py_ssize_t i, count = PyList_GET_SIZE(payloads)
-        cdef size_t body = 0, message
-        cdef int64_t index
-        cdef uint64_t timestamp
-        cdef Batch* batch
-        cdef uint8_t* out
-        cdef object payload
         cdef list held = payloads
+        cdef Append token
         if count == 0:
             raise InvalidArgument("a batch has at least one entry")
         for i in range(count):
             if not PyBytes_CheckExact(<object> PyList_GET_ITEM(held, i)):
                 held = [p if type(p) is bytes else bytes(memoryview(p)) for p in payloads]
                 break
+        token = None
+        while token is None:
+            token = self._append_payloads(held)
+        return token
+
+    cdef Append _append_payloads(self, list held):
+        """None: the next index is another by now."""
+        cdef Py_ssize_t i, count = PyList_GET_SIZE(held)
+        cdef size_t body = 0, message
+        cdef int64_t index
+        cdef uint64_t timestamp
+        cdef Batch* batch
+        cdef uint8_t* out
+        cdef object payload
         self._check_usable()
-        index = self.core.next_index        # only appends change it, and they hold the GIL; NoSpace may lower it (below)
+        index = kudu_load(&self.core.next_index)
         for i in range(count):
             payload = <object> PyList_GET_ITEM(held, i)
             message = _message_size(_id_size(self.core.term, index + i), _noop_size(<size_t> PyBytes_GET_SIZE(payload)))
@@ -286,20 +291,29 @@ cdef class LogWriter:
         batch.term = self.core.term
         batch.count = <int32_t> count
         batch.kind = ENTRY_REPLICATE
-        return self._queue(batch)
+        return self._queue(batch, index, batch.term)
 
-    def append_entries(self, bytes body not None):
+    def append_entries(self, bytes body not None, *, bint replace=False):
         """Queue a serialised LogEntryBatchPB as it is: all REPLICATEs, the first at the next index, or all COMMITs.
 
+        replace: the first may have an index that the log has: that operation and all above it are replaced.
         Raises:
             BadFormat: not parsable, kinds mixed, an index that is not the next one. As append_many().
         """
+        cdef Append token = None
+        while token is None:
+            token = self._append_body(body, replace)
+        return token
+
+    cdef Append _append_body(self, bytes body, bint replace):
+        """None: the next index is another by now."""
         cdef Batch* batch
         cdef Cursor cursor = cursor_of(<const uint8_t*> PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         cdef LogEntry entry
         cdef int status, kind = 0, count = 0
-        cdef int64_t first = 0, term = 0
+        cdef int64_t first = 0, first_term = 0, term = 0, next_index
         self._check_usable()
+        next_index = kudu_load(&self.core.next_index)
         if len(body) > BATCH_BYTES_MAX:
             raise InvalidArgument(f"a batch of {len(body)} bytes is above the limit of {BATCH_BYTES_MAX}")
         while True:
@@ -311,11 +325,19 @@ cdef class LogWriter:
             if kind and entry.type != kind:
                 raise BadFormat("a batch holds one kind of entry", advice="REPLICATEs and COMMITs apart")
             kind = entry.type
-            if kind == ENTRY_REPLICATE and entry.index != self.core.next_index + count:
-                raise BadFormat(f"an entry has index {entry.index}, the next one is {self.core.next_index + count}")
-            if kind == ENTRY_REPLICATE and entry.term < max(term, self.core.term):
-                raise BadFormat(f"an entry of term {entry.term} comes after one of term {max(term, self.core.term)}")
-            first = first or entry.index
+            if kind == ENTRY_REPLICATE:
+                if count == 0:
+                    first, first_term = entry.index, entry.term
+                    if not 0 < first <= next_index or (first < next_index and not replace):
+                        raise BadFormat(f"an entry has index {first}, the next one is {next_index}")
+                    # What an operation replaces may be of a later term than itself.
+                    term = self.core.term if first == next_index else 0
+                if entry.index != first + count:
+                    raise BadFormat(f"an entry has index {entry.index}, the next one is {first + count}")
+                # Later entries of append_many() get higher timestamps.
+                self.core.last_timestamp = max(self.core.last_timestamp, entry.timestamp)
+                if entry.term < term:
+                    raise BadFormat(f"an entry of term {entry.term} comes after one of term {term}")
             term = entry.term
             count += 1
         if count == 0:
@@ -324,16 +346,19 @@ cdef class LogWriter:
         if batch == NULL:
             raise MemoryError()
         memcpy(batch.bytes + ENTRY_HEADER_BYTES, PyBytes_AS_STRING(body), len(body))
-        batch.first_index = first if kind == ENTRY_REPLICATE else self.core.next_index - 1
-        batch.term = term
+        batch.first_index = first if kind == ENTRY_REPLICATE else next_index - 1
+        batch.term = term if kind == ENTRY_REPLICATE else self.core.term
         batch.count = count
         batch.kind = kind
-        return self._queue(batch)
+        return self._queue(batch, next_index, first_term if kind == ENTRY_REPLICATE else batch.term)
 
-    cdef Append _queue(self, Batch* batch):
-        """Takes over the batch's reference."""
+    cdef Append _queue(self, Batch* batch, int64_t next_index, int64_t first_term):
+        """Takes over the batch's reference. None: the log's next index is not `next_index` any more (another thread
+        appended while this one compressed, or the disk was full and indexes were taken back)."""
         cdef Append token = Append.__new__(Append)
         cdef AppendStatus status
+        cdef size_t queued = 0
+        cdef bint moved = False
         if self.compresses_here:
             try:
                 self._compress(batch)
@@ -344,20 +369,25 @@ cdef class LogWriter:
         token.first_index = batch.first_index
         token.last_index = batch.first_index + batch.count - 1 if batch.kind == ENTRY_REPLICATE else batch.first_index
         token.term = batch.term
+        token.first_term = first_term
         pthread_mutex_lock(&self.core.mutex)
-        if batch.kind == ENTRY_REPLICATE and batch.first_index != self.core.next_index:
-            # The disk was full a moment ago and indexes were taken back while this batch was encoded.
+        if self.core.next_index != next_index:
+            moved = True
             status = APPEND_FULL
         else:
             status = core_append(self.core, batch, True)
             token.epoch = self.core.epoch
             kudu_add(&token.epoch.references, 1)
+            token.serial = self.core.next_serial - 1
+            queued = self.core.queued_bytes
         pthread_mutex_unlock(&self.core.mutex)
         if status == APPEND_OK:
             return token
         batch_release(batch)
+        if moved:
+            return None
         if status == APPEND_FULL:
-            raise LogBackpressure(f"{self.core.queued_bytes} bytes are queued, the bound is {self.core.queued_bytes_max}",
+            raise LogBackpressure(f"{queued} bytes are queued, the bound is {self.core.queued_bytes_max}",
                                   path=self.path, advice="wait for an earlier append, or use a larger queue")
         if status == APPEND_POISONED:
             raise self.poisoned()
@@ -384,14 +414,43 @@ cdef class LogWriter:
             raise self.poisoned()
         if self.closed:
             raise LogClosed("the log is closed", path=self.path)
-        return self._check_process()
-
-    cdef int _check_process(self) except -1:
-        """The child of a fork has neither the pool's threads nor a mutex that it could trust."""
-        if self.core.fork_generation != core_fork_generation():
-            raise LogClosed("the log was opened before a fork", path=self.path,
-                            advice="open the log in the process that uses it")
+        if self.is_foreign():
+            raise self._foreign()
         return 0
+
+    cdef bint is_foreign(self) noexcept:
+        """In a child of the process that opened the log. Its locks may be held for ever there."""
+        return self.core.fork_generation != core_fork_generation()
+
+    cdef object _foreign(self):
+        return LogClosed("the log was opened before a fork", path=self.path,
+                         advice="open the log in the process that uses it")
+
+    cdef int raise_for(self, int state) except -1:
+        """The error of a state that says nothing of one token alone."""
+        if state == TOKEN_POISONED:
+            raise self.poisoned()
+        if state == TOKEN_CLOSED:
+            raise self._foreign() if self.is_foreign() else LogClosed("the log is closed", path=self.path)
+        return 0
+
+    cdef TokenState _wait(self, const Epoch* epoch, int64_t serial, int64_t index, timeout) except *:
+        """As core_wait(), with a timeout as people give it, and open to Ctrl-C."""
+        cdef int64_t deadline = 0x7FFFFFFFFFFFFFFF, slice_end
+        cdef TokenState state
+        if self.is_foreign():
+            return TOKEN_CLOSED
+        if timeout is not None and timeout < FOREVER_S:
+            deadline = monotonic_us() + (<int64_t> (timeout * 1e6) if timeout > 0 else 0)
+        while True:
+            slice_end = min(deadline, monotonic_us() + WAIT_SLICE_US)
+            with nogil:
+                state = core_wait(self.core, epoch, serial, index, slice_end)
+            if state != TOKEN_PENDING:
+                return state
+            PyErr_CheckSignals()
+            if monotonic_us() >= deadline:
+                return state
 
     def poisoned(self):
         """The error that stands for a poisoned log."""
@@ -421,9 +480,10 @@ cdef class LogWriter:
     def arm(self, Append token not None):
         """Ask for one word on the eventfd when a group ends; True: no need to wait, the token is settled."""
         cdef TokenState state
-        self._check_process()
+        if self.is_foreign():
+            raise self._foreign()
         pthread_mutex_lock(&self.core.mutex)
-        state = core_token_state(self.core, token.epoch, token.last_index)
+        state = core_token_state(self.core, token.epoch, token.serial, 0)
         if state == TOKEN_PENDING:
             self.core.async_waiters = 1
         pthread_mutex_unlock(&self.core.mutex)
@@ -431,7 +491,8 @@ cdef class LogWriter:
 
     def hurry(self):
         """Somebody waits: let the pool write now."""
-        self._check_process()
+        if self.is_foreign():
+            raise self._foreign()
         pthread_mutex_lock(&self.core.mutex)
         self.core.urgent = True
         if self.core.queue_first != NULL:
@@ -441,34 +502,35 @@ cdef class LogWriter:
 
     def pump(self):
         """Write what is queued, in this thread."""
+        if self.is_foreign():
+            raise self._foreign()
         with nogil:
             core_pump(self.core)
 
     def flush(self, timeout=None):
         """Until all that was appended is acknowledged. Raises as Append.wait()."""
         cdef Append token = Append.__new__(Append)
+        self._check_usable()
         token.writer = self
-        token.term = self.core.term
-        self._check_process()
+        token.term = token.first_term = self.core.term
         pthread_mutex_lock(&self.core.mutex)
         token.first_index = token.last_index = self.core.next_index - 1
+        token.serial = self.core.next_serial - 1
         token.epoch = self.core.epoch
         kudu_add(&token.epoch.references, 1)
         pthread_mutex_unlock(&self.core.mutex)
         token.wait(timeout)
 
     def wait_written(self, int64_t index, timeout=None):
-        """Until the operation `index` is acknowledged, whoever appends it. Raises as Append.wait()."""
-        cdef Append token = Append.__new__(Append)
-        token.writer = self
-        token.term = self.core.term
-        token.first_index = token.last_index = index
-        self._check_process()
-        pthread_mutex_lock(&self.core.mutex)
-        token.epoch = self.core.epoch
-        kudu_add(&token.epoch.references, 1)
-        pthread_mutex_unlock(&self.core.mutex)
-        token.wait(timeout)
+        """Until the operation `index` is acknowledged, whoever appends it.
+
+        Raises:
+            WaitTimeout, LogPoisoned, LogClosed.
+        """
+        cdef TokenState state = self._wait(NULL, 0, index, timeout)
+        self.raise_for(state)
+        if state == TOKEN_PENDING:
+            raise WaitTimeout(f"there is no operation {index} after {timeout} s")
 
     def close(self, *, bint seal=True):
         """Write and sync all that is queued and close the segment with a footer. Once; later calls only raise.
@@ -482,7 +544,7 @@ cdef class LogWriter:
                 raise self.poisoned()
             return
         self.closed = True
-        if self.core.fork_generation != core_fork_generation():
+        if self.is_foreign():
             return                  # the parent's log is the parent's
         with nogil:
             core_close(self.core, seal)
@@ -498,9 +560,13 @@ cdef class LogWriter:
         """The batch that holds `index` as (LogEntryBatchPB bytes holder), or None: read it from disk."""
         cdef Batch* batch
         cdef CachedBatch found
-        self._check_process()
+        if self.is_foreign():
+            raise self._foreign()
         pthread_mutex_lock(&self.core.mutex)
         batch = cache_find(&self.core.cache, index)
+        if batch != NULL and batch.serial > self.core.written_serial:
+            batch_release(batch)
+            batch = NULL            # what it replaces is what is acknowledged
         pthread_mutex_unlock(&self.core.mutex)
         if batch == NULL:
             return None
@@ -511,16 +577,19 @@ cdef class LogWriter:
     @property
     def state(self):
         """A consistent view: next_index, written_index, durable_index, term, sequence and so on, by name."""
-        self._check_process()
+        if self.is_foreign():
+            raise self._foreign()
         pthread_mutex_lock(&self.core.mutex)
         try:
             return {
                 "next_index": self.core.next_index, "written_index": self.core.written_index,
-                "durable_index": self.core.durable_index, "term": self.core.term, "sequence": self.core.sequence,
-                # 0 while no segment is open, or none of its entries is a REPLICATE.
-                "segment_first_index": self.core.segment_min_index if self.core.fd >= 0 else 0,
-                "offset": self.core.offset, "queued_bytes": self.core.queued_bytes,
-                "bytes_written": self.core.bytes_written, "groups": self.core.groups, "syncs": self.core.syncs,
+                "durable_index": self.core.durable_index, "term": self.core.term, "sequence": self.core.seen_sequence,
+                # Of the segment being written, as far as it is acknowledged; of none when there is none.
+                "open": self.core.seen_open, "offset": self.core.seen_offset if self.core.seen_open else 0,
+                "segment_first_index": self.core.seen_min_index if self.core.seen_open else 0,
+                "segment_replacements": self.core.seen_replacements if self.core.seen_open else 0,
+                "queued_bytes": self.core.queued_bytes, "bytes_written": self.core.bytes_written,
+                "groups": self.core.groups, "syncs": kudu_load(&self.core.syncs),
                 "batches_written": self.core.batches_written, "no_space_count": self.core.no_space_count,
                 "cache_bytes": self.core.cache.bytes, "cache_bytes_max": self.core.cache.bytes_max,
                 "cache_hits": self.core.cache.hits, "cache_misses": self.core.cache.misses,
@@ -531,15 +600,42 @@ cdef class LogWriter:
 
     @property
     def next_index(self):
-        return self.core.next_index
+        return kudu_load(&self.core.next_index)
+
+    @property
+    def last(self):
+        """OpId of the last entry appended."""
+        cdef int64_t term, index
+        if self.is_foreign():
+            raise self._foreign()
+        pthread_mutex_lock(&self.core.mutex)
+        term, index = self.core.last_term, self.core.next_index - 1
+        pthread_mutex_unlock(&self.core.mutex)
+        return OpId(term, index)
+
+    @property
+    def durable(self):
+        """OpId of the last entry that is synced."""
+        cdef int64_t term, index
+        if self.is_foreign():
+            raise self._foreign()
+        pthread_mutex_lock(&self.core.mutex)
+        term, index = self.core.durable_term, self.core.durable_index
+        pthread_mutex_unlock(&self.core.mutex)
+        return OpId(term, index)
 
     @property
     def durable_index(self):
-        return self.core.durable_index
+        return self.state["durable_index"]
 
     @property
     def written_index(self):
-        return self.core.written_index
+        return self.state["written_index"]
+
+    @property
+    def last_timestamp(self):
+        """The highest hybrid time of an entry so far."""
+        return self.core.last_timestamp
 
     @property
     def term(self):
@@ -627,7 +723,7 @@ cdef inline bint _payload_of(const LogEntry* entry, const uint8_t** data, Py_ssi
     return False
 
 
-cdef list _entries(object owner, const uint8_t* body, size_t size, int64_t from_index):
+cdef list _entries(object owner, const uint8_t* body, size_t size, int64_t from_index, int64_t below=INT64_MAX):
     cdef Cursor cursor = cursor_of(body, size)
     cdef LogEntry entry
     cdef Entry made
@@ -639,7 +735,7 @@ cdef list _entries(object owner, const uint8_t* body, size_t size, int64_t from_
             return found
         if status < 0:
             raise BadFormat("a log entry batch cannot be parsed")
-        if entry.type != ENTRY_REPLICATE or entry.index < from_index:
+        if entry.type != ENTRY_REPLICATE or entry.index < from_index or entry.index >= below:
             continue
         made = Entry.__new__(Entry)
         made.owner = owner
@@ -651,10 +747,35 @@ cdef list _entries(object owner, const uint8_t* body, size_t size, int64_t from_
         found.append(made)
 
 
-def chunk_entries(BatchChunk chunk not None, int64_t from_index=1):
-    """The REPLICATEs of a chunk that the segment reader returned, from `from_index` on, as Entry objects."""
+def chunk_entries(BatchChunk chunk not None, int64_t from_index=1, int64_t below=INT64_MAX, cuts=None):
+    """The operations of a chunk that the segment reader returned, as Entry objects, without those that were replaced.
+
+    Args:
+        from_index: the first that is wanted.
+        below: later segments replace operations with this index and higher ones.
+        cuts: where the segment itself replaces operations; None: nowhere.
+    """
     cdef list found = []
+    cdef list batch
     cdef Py_ssize_t i
     for i in range(chunk.count):
-        found += _entries(chunk, chunk.data + chunk.batches[i].data_offset, chunk.batches[i].data_bytes, from_index)
+        batch = _entries(chunk, chunk.data + chunk.batches[i].data_offset, chunk.batches[i].data_bytes,
+                         from_index if cuts is None else 0, below)
+        if cuts is not None:
+            batch = _live(batch, cuts.below(chunk.batches[i].file_offset), from_index)
+        found += batch
     return found
+
+
+cdef list _live(list batch, cut, int64_t from_index):
+    """What neither `cut` nor a later entry of the same batch replaces, from `from_index` on."""
+    cdef int64_t lowest = INT64_MAX if cut is None else cut
+    cdef Entry entry
+    cdef list kept = []
+    for entry in reversed(batch):
+        if entry.index < lowest:
+            lowest = entry.index
+            if lowest >= from_index:
+                kept.append(entry)
+    kept.reverse()
+    return kept

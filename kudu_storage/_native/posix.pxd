@@ -25,6 +25,13 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_detach(pthread_t thread)
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil)
 
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigfillset(sigset_t* signals)
+    int pthread_sigmask(int how, const sigset_t* signals, sigset_t* before)
+    enum: SIG_SETMASK
+
 cdef extern from "<time.h>" nogil:
     struct timespec:
         int64_t tv_sec

@@ -5,6 +5,7 @@ It belongs to the process that opened it. Nothing is acknowledged before it is d
 """
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -17,12 +18,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from kudu_storage._native.disk import Disk
+from kudu_storage._native.log_replaced import Cuts
 from kudu_storage._native.log_writer import Append, Entry, LogWriter, chunk_entries
+from kudu_storage.common import types
 from kudu_storage.common.limits import MIB
-from kudu_storage.common.opid import MINIMUM_OPID, OpId
+from kudu_storage.common.opid import OpId
+from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.common.sizes import parse_bytes
 from kudu_storage.errors import (
     Collected,
+    CorruptionError,
     DiskError,
     InternalError,
     InvalidArgument,
@@ -31,11 +36,13 @@ from kudu_storage.errors import (
     NoSpace,
     NotFound,
     NotYetWritten,
+    WaitTimeout,
 )
 from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor, AnchorRegistry
 from kudu_storage.wal.log_index import IndexReader, clear_above, remove_below
 from kudu_storage.wal.log_recovery import Recovered, recover
+from kudu_storage.wal.log_replaced import ReplacedOperations, cuts_of, owner_of
 from kudu_storage.wal.log_truncation import truncate_segments
 from kudu_storage.wal.reader import Segment, list_segments, open_segment
 from kudu_storage.wal.retention import GcPlan, GcResult, RetentionPolicy, SegmentFacts, plan_gc
@@ -46,8 +53,10 @@ if TYPE_CHECKING:
 LOCK_NAME: Final = ".kudu-storage.lock"
 CODECS: Final = {"none": 1, "snappy": 2, "lz4": 3, "zlib": 4}
 _DURABILITIES: Final = {"fsync": 0, "os": 1}
+_NO_CUT: Final = 1 << 63
 SEGMENT_BYTES_MIN: Final = 16 * 1024
 SEGMENT_BYTES_MAX: Final = 1024 * MIB
+
 
 
 class Log:
@@ -64,20 +73,22 @@ class Log:
         self._mutex = threading.RLock()         # guards the list of segments, collection and truncation
         self._segments = list(recovered.segments)       # closed ones that are kept, by sequence
         self._known_sequence = recovered.sequence       # segments up to it were looked at
-        self._last_recovered = recovered.last
-        self.anchors = AnchorRegistry(floor=self._first_index())
         self._index = IndexReader(path)
+        self._replaced = ReplacedOperations()
+        self.anchors = AnchorRegistry(floor=self._first_index())
+        self._followers: weakref.WeakSet[_Follower] = weakref.WeakSet()     # guarded by the mutex
         self._waiters: LoopWaiters | None = None
         self._attach(writer)
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close_quietly, writer, lock_fd)
+        self._pid = os.getpid()
+        self._finalizer = weakref.finalize(self, _close_quietly, writer, lock_fd, self._pid)
 
     # -- opening -------------------------------------------------------------------------------------------------------
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, create: bool = False, durability: str = "fsync",
              segment_size: int | str = 8 * MIB, compression: str = "lz4", queue_size: int | str = 4 * MIB,
              cache_size: int | str = 16 * MIB, retention: RetentionPolicy | None = None, tablet_id: str | None = None,
-             disk: Disk | None = None) -> Log:
+             schema: Schema | None = None, schema_version: int = 0, disk: Disk | None = None) -> Log:
         """Open a log to append and read.
 
         Args:
@@ -91,6 +102,8 @@ class Log:
             cache_size: bound of recent entries kept in memory.
             retention: what gc() keeps.
             tablet_id: 32 hex digits; refuse the log of another tablet. Default: what the folder holds, or a new one.
+            schema, schema_version: of the tablet's rows, with column ids, for the headers of new segments. Default:
+                what the last segment says; of a new log, one that suits opaque entries.
         Raises:
             NotFound, LogLocked, CorruptionError, InvalidArgument, DiskError.
         """
@@ -103,10 +116,12 @@ class Log:
         try:
             recovered = recover(folder, disk, tablet_id=tablet_id.encode() if tablet_id else None)
             settings["tablet_id"] = recovered.tablet_id or (tablet_id or secrets.token_hex(16)).encode()
+            settings["schema"] = recovered.schema if schema is None and recovered.schema is not None \
+                else _header_schema(schema or _opaque_schema(), schema_version)
             writer = _make_writer(folder, recovered, settings, disk)
             return cls(folder, writer, lock_fd, recovered, settings, disk)
         except BaseException:
-            os.close(lock_fd)
+            _unlock(lock_fd, os.getpid())
             raise
 
     @classmethod
@@ -132,7 +147,7 @@ class Log:
             self._index.close()
             if self._waiters is not None:
                 self._waiters.close()
-            os.close(self._lock_fd)
+            _unlock(self._lock_fd, self._pid)
 
     def __enter__(self) -> Log:
         return self
@@ -163,22 +178,27 @@ class Log:
         """Queue opaque entries as one batch, acknowledged together. As append()."""
         return self._writer.append_many(payloads)
 
-    def append_replicate(self, *messages: Any) -> Append:
-        """Queue operations: kudu.consensus.ReplicateMsg messages with the next indexes, as one batch."""
-        return self._append_typed(1, "replicate", messages)
+    def append_replicate(self, *messages: Any, replace: bool = False) -> Append:
+        """Queue operations as one batch: kudu.consensus.ReplicateMsg messages, or their bytes, with the next indexes.
+
+        Args:
+            replace: the first may have an index that the log has already: then that operation and all above it are
+                replaced. Their entries stay in the files and are not read any more.
+        """
+        return self._append_typed(1, messages, replace)
 
     def append_commit(self, *messages: Any) -> Append:
-        """Queue kudu.consensus.CommitMsg messages, as one batch. The token is settled with the entries before it."""
-        return self._append_typed(2, "commit", messages)
+        """Queue kudu.consensus.CommitMsg messages, or their bytes, as one batch. The token names the last operation."""
+        return self._append_typed(2, messages, False)
 
-    def _append_typed(self, kind: int, name: str, messages: tuple[Any, ...]) -> Append:
-        batch: Any = message_class("kudu.log.LogEntryBatchPB")()
-        for message in messages:
-            entry = batch.entry.add()
-            entry.type = kind
-            getattr(entry, name).MergeFromString(
-                message if isinstance(message, bytes) else message.SerializeToString())
-        return self._writer.append_entries(batch.SerializeToString())
+    def _append_typed(self, kind: int, messages: tuple[Any, ...], replace: bool) -> Append:
+        # An operation is encoded once: bytes are wrapped as they are, and checked by the writer.
+        token = self._writer.append_entries(b"".join(
+            _entry_bytes(kind, message if isinstance(message, bytes) else message.SerializeToString())
+            for message in messages), replace=replace)
+        if replace:
+            self._tell_followers(token.first_index - 1)
+        return token
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was appended so far is acknowledged."""
@@ -201,45 +221,31 @@ class Log:
     @property
     def last(self) -> OpId:
         """Id of the last entry appended, 0.0 for an empty log."""
-        return self._opid(int(self._writer.next_index) - 1)
+        return self._writer.last
 
     @property
     def durable(self) -> OpId:
         """Id of the last entry that is synced to disk."""
-        return self._opid(int(self._writer.durable_index))
+        return self._writer.durable
 
     @property
     def first_index(self) -> int:
         """Index of the first entry that the log still holds; of the next one to come in an empty log."""
         return self._first_index()
 
-    def _opid(self, index: int) -> OpId:
-        if index <= 0:
-            return MINIMUM_OPID
-        if index == self._last_recovered.index:
-            return self._last_recovered
-        batch = self._writer.cached(index)
-        if batch is not None:
-            return OpId(batch.term, index)
-        for entry in self.read(index, max_bytes=1):
-            return OpId(entry.term, entry.index)
-        return OpId(self.term, index)
-
     def _first_index(self) -> int:
-        state = self._writer.state
-        for facts in self._closed_segments(state["sequence"]):
-            if facts.first_index is not None:
-                return facts.first_index
-        return int(state["segment_first_index"]) or int(state["written_index"]) + 1
+        state, segments = self._view()
+        # Not simply the first segment's: what Raft replaced may have reached higher than what replaced it.
+        first = min((f.first_index for f in segments if f.first_index is not None), default=None)
+        return int(state["written_index"]) + 1 if first is None else first
 
     def stats(self) -> dict[str, Any]:
         """Counts and sizes, by name."""
-        state = self._writer.state
-        segments = self._closed_segments(state["sequence"])
+        state, segments = self._view()
         return {
             "path": self._path, "last": str(self.last), "durable": str(self.durable), "first_index": self.first_index,
-            "segments": len(segments) + (1 if state["offset"] else 0),
-            "closed_bytes": sum(f.bytes for f in segments), "anchors": len(self.anchors), **state,
+            "segments": len(segments),
+            "closed_bytes": sum(f.bytes for f in segments if not f.is_open), "anchors": len(self.anchors), **state,
         }
 
     def __repr__(self) -> str:
@@ -265,29 +271,47 @@ class Log:
         """read() that goes on with what is appended later, as it is acknowledged.
 
         Args:
-            timeout: seconds to wait for the next entry; None: for ever. Ends quietly when it passes.
+            timeout: seconds to wait for the next entry; None: for ever. Ends quietly when it passes, or when the log is
+                closed.
+        Raises:
+            As read(); NotYetWritten: what was read already was truncated or replaced. LogPoisoned.
         """
-        from kudu_storage.errors import WaitTimeout
-
+        self._require_open()
         index = self._start(from_index, self._writer.written_index)
+        follower = _Follower()
+        with self._mutex:
+            self._followers.add(follower)
         while True:
+            writer = self._writer
+            with self._mutex:
+                cut, follower.cut = follower.cut, _NO_CUT
+            if cut < index - 1:
+                raise NotYetWritten(f"operations above index {cut} were truncated or replaced after they were read",
+                                    path=self._path, advice="follow from there again")
             try:
-                self._writer.wait_written(index, timeout)
-                for entry in self.read(index):
-                    yield entry
-                    index = entry.index + 1
+                writer.wait_written(index, timeout)
             except WaitTimeout:
                 return
             except LogClosed:
-                if self._closed:
-                    return
-                with self._mutex:       # until the truncation that closed the writer has made another
-                    pass
+                with self._mutex:       # until a truncation, if it was one, has made another writer
+                    if writer is self._writer:
+                        return
+                continue
+            try:
+                for entry in self.read(index):
+                    yield entry
+                    index = entry.index + 1
             except NotYetWritten:
-                pass                    # truncated meanwhile: it goes on with what comes at this index
+                pass                    # truncated meanwhile
             except Collected:
                 if index <= self._writer.written_index:
                     raise
+
+    def _tell_followers(self, index: int) -> None:
+        """What was above `index` is void."""
+        with self._mutex:
+            for follower in self._followers:
+                follower.cut = min(follower.cut, index)
 
     def _start(self, from_index: int | None, written: int) -> int:
         first = self.first_index
@@ -321,13 +345,15 @@ class Log:
                                 advice="it was collected or truncated while it was read")
 
     def _read_disk(self, index: int, end: int) -> Iterator[Entry]:
-        """Entries from `index` on, of the one segment that holds it."""
-        segment, offset = self._locate(index)
-        with segment:
-            scanner = segment.scanner(offset)
-            target = 1 << 16 if offset is not None else 1 << 20
+        """Entries from `index` on, of the one segment that holds it, without those that were replaced."""
+        place = self._locate(index)
+        if place is None:
+            return
+        with place.segment as segment:
+            scanner = segment.scanner(place.offset, whole=place.acknowledged)
+            target = 1 << 16 if place.offset is not None else 1 << 20
             while (chunk := scanner.next_chunk(target)) is not None:
-                entries = chunk_entries(chunk, index)
+                entries = chunk_entries(chunk, index, place.below, place.cuts)
                 yield from entries
                 if entries and entries[-1].index >= end:
                     return
@@ -336,51 +362,70 @@ class Log:
             if error is not None:
                 raise error
 
-    def _locate(self, index: int) -> tuple[Segment, int | None]:
-        """The segment that holds `index`, open, and the offset of its batch if the index tells."""
-        slot = self._index.lookup(index)
-        if slot is not None:
-            try:
-                segment = self._open_segment(slot.segment_sequence)
-            except NotFound:
-                pass
+    def _locate(self, index: int) -> _Place | None:
+        """Where `index` is. None: no segment holds it."""
+        with self._mutex:               # no cut and no collection changes the files meanwhile
+            state, segments = self._view()
+            owner = owner_of(index, segments)
+            if owner is None:
+                return None
+            facts, below = owner
+            # Of the segment being written, which may be closed this moment, only what is acknowledged is looked at.
+            segment = open_segment(self._segment_path(facts.sequence), ignore_footer=facts.is_open)
+        try:
+            if facts.is_open:
+                segment.end_offset = segment.file_size = state["offset"]
+                cuts = cuts_of(segment) if state["segment_replacements"] else None
             else:
-                if segment.first_offset <= slot.offset < segment.end_offset and _is_entry(segment, slot.offset, index):
-                    return segment, slot.offset
-                segment.close()         # a hint that was wrong
-        state = self._writer.state
-        for facts in reversed(self._closed_segments(state["sequence"])):
-            if facts.first_index is not None and facts.first_index <= index:
-                if facts.last_index is not None and index <= facts.last_index:
-                    return self._open_segment(facts.sequence), None
-                break
-        return self._open_segment(state["sequence"]), None
+                cuts = self._replaced.of_closed(segment, segments)
+            return _Place(segment, self._hint(segment, index, below, cuts), below, cuts, facts.is_open)
+        except BaseException:
+            segment.close()
+            raise
 
-    def _open_segment(self, sequence: int) -> Segment:
-        """Open a segment to read. Of the one being written only what is acknowledged is seen."""
-        state = self._writer.state
-        segment = open_segment(self._segment_path(sequence))
-        if sequence == state["sequence"] and not segment.closed:
-            segment.end_offset = segment.file_size = state["offset"]
-        return segment
+    def _hint(self, segment: Segment, index: int, below: int, cuts: Cuts | None) -> int | None:
+        """Where the dense index says that the operation is in this segment, if it is there."""
+        try:
+            slot = self._index.lookup(index)
+        except DiskError:
+            return None
+        if slot is None or slot.segment_sequence != segment.sequence \
+                or not segment.first_offset <= slot.offset < segment.end_offset:
+            return None
+        try:
+            entries = chunk_entries(segment.batch_at(slot.offset), index, below, cuts)
+        except (CorruptionError, DiskError):
+            return None
+        return slot.offset if entries and entries[0].index == index else None
 
     def _segment_path(self, sequence: int) -> str:
         return os.path.join(self._path, f"wal-{sequence:09d}")
 
-    def _closed_segments(self, open_sequence: int) -> list[SegmentFacts]:
-        """What is known of the segments before the open one; those that were closed since are looked at once."""
+    def _view(self) -> tuple[dict[str, Any], list[SegmentFacts]]:
+        """The writer's state, and all segments as of then: those closed since the last call are looked at once."""
         with self._mutex:
-            for sequence in range(self._known_sequence + 1, open_sequence):
-                with open_segment(self._segment_path(sequence)) as segment:
-                    footer = segment.footer
-                    if footer is None:
-                        raise InternalError("a segment before the open one has no footer", path=segment.path)
-                    has = footer.HasField("min_replicate_index")
-                    self._segments.append(SegmentFacts(
-                        sequence, footer.min_replicate_index if has else None,
-                        footer.max_replicate_index if has else None, segment.file_size, footer.close_timestamp_micros))
+            state = self._writer.state
+            last = state["sequence"] - 1 if state["open"] else state["sequence"]
+            for sequence in range(self._known_sequence + 1, last + 1):
+                self._segments.append(self._closed_facts(sequence))
                 self._known_sequence = sequence
-            return list(self._segments)
+            segments = list(self._segments)
+        if state["open"]:
+            first = state["segment_first_index"] or None
+            # Of an operation above the last one nobody asks, so the last one will do for what it replaced too.
+            written = state["written_index"] if first else None
+            segments.append(SegmentFacts(state["sequence"], first, written, state["offset"], None, True))
+        return state, segments
+
+    def _closed_facts(self, sequence: int) -> SegmentFacts:
+        with open_segment(self._segment_path(sequence)) as segment:
+            footer = segment.footer
+            if footer is None:
+                raise InternalError("a segment before the open one has no footer", path=segment.path)
+            has = footer.HasField("min_replicate_index")
+            return SegmentFacts(sequence, footer.min_replicate_index if has else None,
+                                footer.max_replicate_index if has else None, segment.file_size,
+                                footer.close_timestamp_micros)
 
     # -- keeping and collecting ----------------------------------------------------------------------------------------
     def anchor(self, index: int, owner: str) -> Anchor:
@@ -391,12 +436,8 @@ class Log:
         """Remove the segments that nothing needs, oldest first, and say what blocks the rest."""
         self._require_open()
         with self._mutex:
-            state = self._writer.state
-            facts = self._closed_segments(state["sequence"])
+            state, segments = self._view()
             written = state["written_index"]
-            first = state["segment_first_index"] or None
-            now = SegmentFacts(state["sequence"], first, written if first else None, state["offset"], None, True)
-            segments = [*facts, now] if state["offset"] else facts
             # What must not go is what a restart would need to know the log's end; "os" promises nothing about that.
             plan = self._plan(segments, written if self._settings["durability"] == 1 else state["durable_index"])
             for sequence in plan.remove:
@@ -430,10 +471,14 @@ class Log:
         with self._mutex:
             self._writer.flush()
             state = self._writer.state
+            first = self.first_index
             if index > state["written_index"]:
                 raise NotYetWritten(f"index {index} is above the last one, {state['written_index']}", path=self._path)
-            if index < self.first_index - 1 or index < 0:
-                raise Collected(f"index {index} is below what the log holds", path=self._path)
+            if index < 0:
+                raise InvalidArgument(f"index {index} is negative")
+            # Without its last operation kept, a log would not know after reopening where it goes on.
+            if index < first and not (index == 0 and first == 1):
+                raise Collected(f"index {index} is below the first one kept, {first}", path=self._path)
             if index == state["written_index"]:
                 return
             try:
@@ -441,22 +486,23 @@ class Log:
             except BaseException as error:
                 self._go_on_after(error)
                 raise
+            finally:
+                self._tell_followers(index)     # not before: what is read until now is told to be void
 
     def _cut(self, index: int) -> None:
         self._writer.close()
-        sequences = [file.sequence for file in list_segments(self._path) if file.sequence is not None]
-        last = truncate_segments(self._path, sequences, index, self._disk)
+        truncate_segments(self._path, index, self._disk)
         clear_above(self._path, index)
-        self._index.invalidate()
-        self._begin_again(index, last)
+        self._begin_again()
 
-    def _begin_again(self, last_index: int | None = None, last: OpId | None = None) -> None:
-        """A new writer behind what the files hold now. last_index: of a log that may be empty."""
+    def _begin_again(self) -> None:
+        """A new writer behind what the files hold now."""
+        self._index.invalidate()
+        self._replaced.forget()
         self._recovered = recover(self._path, self._disk)
         self._segments = list(self._recovered.segments)
         self._known_sequence = self._recovered.sequence
-        self._last_recovered = last if last is not None else self._recovered.last
-        self._replace_writer(self._recovered.last.index if last_index is None else last_index)
+        self._replace_writer()
 
     def _go_on_after(self, error: BaseException) -> None:
         """A truncation failed. For want of space the log goes on with what it holds; else it is poisoned."""
@@ -475,14 +521,12 @@ class Log:
         if isinstance(error, DiskError):
             raise self._writer.poisoned() from error
 
-    def _replace_writer(self, last_index: int) -> None:
-        recovered = self._recovered
-        base = OpId(max(self._last_recovered.term, int(self._writer.term)), last_index)
-        end = Recovered(recovered.segments, base, recovered.tablet_id, recovered.sequence, 0)
-        writer = _make_writer(self._path, end, self._settings, self._disk)
+    def _replace_writer(self) -> None:
+        end = dataclasses.replace(self._recovered, last_timestamp=int(self._writer.last_timestamp))
+        writer = _make_writer(self._path, end, self._settings, self._disk, int(self._writer.term))
         self._finalizer.detach()
         self._writer = writer
-        self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd)
+        self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd, self._pid)
         self._attach(writer)
         if self._waiters is not None:
             self._waiters.attach(writer)
@@ -506,7 +550,49 @@ class Log:
             raise LogClosed("the log is closed", path=self._path)
 
 
+class _Follower:
+    """What an iterator of tail() has to know: the index above which something was cut since it last looked."""
+
+    def __init__(self) -> None:
+        self.cut = _NO_CUT
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """Where to read.
+
+    offset: of the batch, if the dense index tells. below: from this index on later segments replace
+    its operations. cuts: where it replaces its own. acknowledged: all up to its end is: there is no torn tail.
+    """
+
+    segment: Segment
+    offset: int | None
+    below: int
+    cuts: Cuts | None
+    acknowledged: bool
+
+
 # -- pieces ------------------------------------------------------------------------------------------------------------
+def _entry_bytes(kind: int, message: bytes) -> bytes:
+    """LogEntryBatchPB.entry { type: kind, replicate | commit: message }; the message's field is one above its kind."""
+    entry = bytes((0x08, kind, (kind + 1) << 3 | 2)) + _varint(len(message)) + message
+    return b"\x0a" + _varint(len(entry)) + entry
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _opaque_schema() -> Schema:
+    """The least that a tablet can have: a log of opaque entries has no rows."""
+    return Schema((ColumnSchema("index", types.BY_NAME["INT64"], is_key=True, id=10),))
+
+
 def _settings(durability: str, segment_size: int | str, compression: str, queue_size: int | str,
               cache_size: int | str) -> dict[str, Any]:
     mode, interval = _durability(durability)
@@ -532,26 +618,29 @@ def _durability(text: str) -> tuple[int, float]:
     raise InvalidArgument(f"there is no durability {text!r}", advice='"fsync", "os" or "interval:50ms"')
 
 
-def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], disk: Disk) -> LogWriter:
-    before, after = _header_parts(settings["tablet_id"], settings["codec"])
+def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], disk: Disk, term: int = 1) -> LogWriter:
+    before, after = _header_parts(settings["tablet_id"], settings["codec"], settings["schema"])
     return LogWriter(folder, header_before=before, header_after=after, codec=settings["codec"],
                      durability=settings["durability"], interval_s=settings["interval_s"],
                      segment_bytes=settings["segment_bytes"], queued_bytes_max=settings["queued_bytes_max"],
                      cache_bytes_max=settings["cache_bytes_max"], sequence=recovered.sequence,
-                     term=max(recovered.last.term, 1), next_index=recovered.last.index + 1, disk=disk)
+                     term=max(recovered.last.term, term), last_term=recovered.last.term,
+                     next_index=recovered.last.index + 1, last_timestamp=recovered.last_timestamp, disk=disk)
 
 
-def _header_parts(tablet_id: bytes, codec: int) -> tuple[bytes, bytes]:
-    """LogSegmentHeaderPB before and after its sequence number. The schema is the least that a tablet can have: a log of
-    opaque entries has no rows."""
-    header: Any = message_class("kudu.log.LogSegmentHeaderPB")()
+def _header_parts(tablet_id: bytes, codec: int, schema: bytes) -> tuple[bytes, bytes]:
+    """LogSegmentHeaderPB before and after its sequence number. schema: its fields of that kind, serialised."""
+    header: Any = message_class("kudu.log.LogSegmentHeaderPB").FromString(schema)
     before: Any = message_class("kudu.log.LogSegmentHeaderPB")(tablet_id=tablet_id)
-    column = header.schema.columns.add(id=10, name="index", type=7, is_key=True)
-    column.is_nullable = False
-    header.schema_version = 0
     if codec > 1:
         header.compression_codec = codec
     return before.SerializePartialToString(), header.SerializePartialToString()
+
+
+def _header_schema(schema: Schema, version: int) -> bytes:
+    header: Any = message_class("kudu.log.LogSegmentHeaderPB")(schema_version=version)
+    schema.to_pb(header.schema)
+    return bytes(header.SerializePartialToString())
 
 
 def _ensure_folder(folder: str, create: bool, disk: Disk) -> None:
@@ -603,18 +692,14 @@ def _lock(folder: str, create: bool, disk: Disk) -> int:
     return fd
 
 
-def _is_entry(segment: Segment, offset: int, index: int) -> bool:
-    """Whether the batch at `offset` holds operation `index`: the dense index is only a hint."""
-    from kudu_storage.errors import CorruptionError
-
-    try:
-        entries = chunk_entries(segment.batch_at(offset), 1)
-    except CorruptionError:
-        return False
-    return bool(entries) and entries[0].index <= index <= entries[-1].index
+def _unlock(fd: int, pid: int) -> None:
+    """Let go of the folder. A child of a fork shares the lock: it must neither release nor keep it."""
+    if os.getpid() == pid:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
-def _close_quietly(writer: LogWriter, lock_fd: int) -> None:
+def _close_quietly(writer: LogWriter, lock_fd: int, pid: int) -> None:
     """For logs that nobody closed: at the interpreter's exit, or when the last reference went."""
     from kudu_storage.errors import KuduStorageError
 
@@ -623,4 +708,6 @@ def _close_quietly(writer: LogWriter, lock_fd: int) -> None:
     except KuduStorageError:
         pass        # whoever waited for these entries was told
     finally:
-        os.close(lock_fd)
+        if writer.waiters is not None:
+            writer.waiters.close()
+        _unlock(lock_fd, pid)

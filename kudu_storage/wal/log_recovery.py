@@ -49,6 +49,8 @@ class Recovered:
     tablet_id: bytes | None
     sequence: int                   # of the last segment, 0 without any
     cut_bytes: int                  # of a torn tail
+    last_timestamp: int = 0         # the highest of the last segment that has operations
+    schema: bytes | None = None     # of the last segment's header: a LogSegmentHeaderPB with nothing else, serialised
 
 
 def recover(directory: str, disk: Disk, *, tablet_id: bytes | None = None) -> Recovered:
@@ -174,24 +176,35 @@ def _settle(directory: str, found: _Found, disk: Disk) -> Recovered:
         _seal(scanned, disk)
     for segment in found.segments:
         if segment.closed:
-            # Perhaps by a writer that did not sync.
+            # Written with durability "os" it may not be on the disk yet; one that is costs nothing.
             _sync_file(segment.path, disk)
     if found.segments:
         final = found.segments[-1]
+        closed_at = final.footer.close_timestamp_micros if final.footer is not None else time.time_ns() // 1000
         facts.append(SegmentFacts(final.sequence, tally.min_replicate_index, tally.max_replicate_index,
-                                  os.stat(final.path).st_size, time.time_ns() // 1000))
+                                  os.stat(final.path).st_size, closed_at))
     known = [*found.segments, *found.empty]
     if known:
         disk.sync_dir(directory)
+    newest = max(known, key=lambda s: s.sequence, default=None)
     sequence = facts[-1].sequence if facts else min((s.sequence for s in known), default=1) - 1
-    return Recovered(tuple(facts), _last_opid(found.segments, tally), known[0].header.tablet_id if known else None,
-                     sequence, sum(s.segment.file_size - s.end_offset for s in found.unclosed))
+    last, timestamp = _last_operation(found.segments, tally)
+    return Recovered(tuple(facts), last, newest.header.tablet_id if newest else None, sequence,
+                     sum(s.segment.file_size - s.end_offset for s in found.unclosed), timestamp,
+                     _schema_of(newest) if newest else None)
 
 
 def _facts_of_read(scanned: _Scanned) -> SegmentFacts:
     tally = scanned.tally
     return SegmentFacts(scanned.segment.sequence, tally.min_replicate_index, tally.max_replicate_index,
                         scanned.segment.file_size)
+
+
+def _schema_of(segment: Segment) -> bytes:
+    header: Any = message_class("kudu.log.LogSegmentHeaderPB")()
+    header.schema.CopyFrom(segment.header.schema)
+    header.schema_version = segment.header.schema_version
+    return bytes(header.SerializePartialToString())
 
 
 def _facts_of_closed(segment: Segment) -> SegmentFacts:
@@ -255,17 +268,18 @@ def _lacks_sector(segment: Segment, first: int, end: int) -> bool:
     return False
 
 
-def _last_opid(segments: list[Segment], tally: EntryTally) -> OpId:
-    """The last REPLICATE: of the last segment, or of the last one that holds any."""
+def _last_operation(segments: list[Segment], tally: EntryTally) -> tuple[OpId, int]:
+    """Id of the last REPLICATE (of the last segment, or of the last one that holds any), and its segment's highest
+    timestamp."""
     if tally.last_replicate is not None:
-        return OpId(*tally.last_replicate)
+        return OpId(*tally.last_replicate), tally.max_timestamp or 0
     for segment in reversed(segments[:-1]):
         if segment.footer is not None and not segment.footer.HasField("max_replicate_index"):
             continue
         earlier = _scan(segment, is_last=False).tally
         if earlier.last_replicate is not None:
-            return OpId(*earlier.last_replicate)
-    return MINIMUM_OPID
+            return OpId(*earlier.last_replicate), earlier.max_timestamp or 0
+    return MINIMUM_OPID, 0
 
 
 def footer_bytes(entries: int, min_index: int | None, max_index: int | None) -> bytes:

@@ -81,32 +81,43 @@ class LoopWaiters:
                 future.set_exception(error)
 
     def close(self) -> None:
-        """Let go of the loop and the eventfd. Futures that still wait are told by the caller's tokens."""
-        if self._fd < 0:
-            return
-        if self._loop is not None and not self._loop.is_closed():
-            with contextlib.suppress(RuntimeError):
-                self._loop.remove_reader(self._fd)
-            for token, future in self._pending:
-                if not future.done():
-                    self._settle(token, future)
-        self._pending.clear()
-        os.close(self._fd)
-        self._fd = -1
-
-    def _settle(self, token: Append, future: asyncio.Future[None]) -> None:
-        assert self._loop is not None
-
-        def tell() -> None:
-            if future.done():
-                return
+        """Let go of the loop and the eventfd. Safe from any thread; what still waits is told in the loop's thread."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            self._release()
+        elif asyncio._get_running_loop() is loop:
+            self._end()
+        else:
             try:
-                if token.done:
-                    future.set_result(None)
-                    return
-            except KuduStorageError as error:
-                future.set_exception(error)
-                return
-            future.cancel()
+                loop.call_soon_threadsafe(self._end)
+            except RuntimeError:        # it was closed this moment
+                self._release()
 
-        self._loop.call_soon_threadsafe(tell)
+    def _end(self) -> None:
+        assert self._loop is not None
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+        self._release()
+
+    def _release(self) -> None:
+        """The writer is closed: every token is settled, one way or the other."""
+        pending, self._pending = self._pending, deque()
+        alive = self._loop is not None and not self._loop.is_closed()
+        for token, future in pending:
+            if alive and not future.done():
+                _settle(token, future)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _settle(token: Append, future: asyncio.Future[None]) -> None:
+    try:
+        done = token.done
+    except KuduStorageError as error:
+        future.set_exception(error)
+        return
+    if done:
+        future.set_result(None)
+    else:
+        future.cancel()

@@ -144,11 +144,14 @@ class Segment:
             os.close(self.fd)
             self.fd = -1
 
-    def scanner(self, first_offset: int | None = None) -> SegmentScanner:
-        """A native scan of all entries, or of those from the entry header at `first_offset` on."""
+    def scanner(self, first_offset: int | None = None, *, whole: bool = False) -> SegmentScanner:
+        """A native scan of all entries, or of those from the entry header at `first_offset` on.
+
+        whole: whatever is no entry before `end_offset` is damage, as in a closed segment.
+        """
         return SegmentScanner(self.fd, first_offset=self.first_offset if first_offset is None else first_offset,
                               end_offset=self.end_offset, file_size=self.file_size, codec=self.codec, v1=self.v1,
-                              closed=self.closed)
+                              closed=self.closed or whole)
 
     def scan(self, target_bytes: int = 1 << 20) -> Iterator[BatchChunk]:
         """All entries in chunks. Ends quietly where Kudu would; raises the typed error after what is intact."""

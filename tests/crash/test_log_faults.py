@@ -10,7 +10,7 @@ import pytest
 
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
-from kudu_storage.errors import DiskError, KuduStorageError, LogBackpressure, LogPoisoned, NoSpace
+from kudu_storage.errors import DiskError, KuduStorageError, LogBackpressure, LogPoisoned, NoSpace, NotYetWritten
 from kudu_storage.protos import message_class
 from kudu_storage.wal.verify import verify
 
@@ -289,23 +289,32 @@ def test_an_interval_log_acknowledges_nothing_behind_its_last_sync_once_a_sync_f
         log.append(b"more")
 
 
-def test_whoever_follows_a_log_is_told_when_it_is_closed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["closed", "truncated"])
+def test_whoever_follows_a_log_is_told_when_it_is(how: str, tmp_path: Path) -> None:
     log = Log.open(tmp_path, create=True)
     seen: list[bytes] = []
+    told: list[type[BaseException] | None] = []
     first = threading.Event()
 
     def follow() -> None:
-        for entry in log.tail(1):
-            seen.append(bytes(entry.payload))
-            first.set()
+        try:
+            for entry in log.tail(1):
+                seen.append(bytes(entry.payload))
+                first.set()
+            told.append(None)
+        except NotYetWritten as error:
+            told.append(type(error))
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
     log.append(b"one").wait()
     assert first.wait(WAIT_S)
-    log.truncate_after(0)               # a follower goes on behind it
-    log.append_many([b"again", b"two"]).wait()
+    if how == "truncated":
+        log.truncate_after(0)
+        log.append_many([b"again", b"two"]).wait()
+        follower.join(WAIT_S)
     log.close()
     follower.join(WAIT_S)
     assert not follower.is_alive()
-    assert seen[0] == b"one"
+    assert seen == [b"one"]
+    assert told == [None if how == "closed" else NotYetWritten]

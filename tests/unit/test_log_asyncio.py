@@ -1,0 +1,236 @@
+"""A log in an event loop: tokens awaited by many tasks, cancelled, in other loops, in loops that are gone."""
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kudu_storage import Log
+from kudu_storage._native.disk import RecordingDisk
+from kudu_storage._native.log_writer import Append
+from kudu_storage.errors import InvalidArgument, LogPoisoned, NoSpace
+
+DEADLINE_S = 60.0
+
+
+def run(main: Any) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(main, DEADLINE_S)
+
+    return asyncio.run(bounded())
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os", "interval:5ms"])
+@pytest.mark.parametrize("codec", ["none", "lz4", "snappy", "zlib"])
+def test_sixty_four_tasks_each_get_their_own_entries(codec: str, durability: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with await Log.aopen(tmp_path, create=True, compression=codec, durability=durability,
+                                   segment_size="32KiB") as log:
+            async def task(number: int) -> list[tuple[int, bytes]]:
+                mine = []
+                for step in range(10):
+                    payload = b"%d-%d" % (number, step) * 9
+                    token = await (log.append(payload) if step % 3 else log.append_many([payload, payload]))
+                    assert isinstance(token, Append) and token.done
+                    mine += [(i, payload) for i in range(token.first.index, token.last.index + 1)]
+                return mine
+
+            mine = await asyncio.gather(*(task(number) for number in range(64)))
+            written = {entry.index: bytes(entry) for entry in log.read()}
+            assert written == {index: payload for part in mine for index, payload in part}
+            assert list(written) == list(range(1, len(written) + 1))
+
+    run(main())
+
+
+def test_tokens_may_be_awaited_late_twice_and_in_any_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Log.open(tmp_path, create=True) as log:
+            tokens = [log.append(b"%d" % i) for i in range(20)]
+            for token in [*reversed(tokens), *tokens]:
+                assert await token is token
+            waits = [asyncio.ensure_future(_wait(log.append(b"x"))) for _ in range(3)]
+            assert len(await asyncio.gather(*waits)) == 3
+
+    run(main())
+
+
+async def _wait(token: Append) -> Append:
+    return await token
+
+
+def test_a_cancelled_await_leaves_the_entry_and_the_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = RecordingDisk()
+        with Log.open(tmp_path, create=True, disk=disk) as log:
+            await log.append(b"first")
+            disk.hold("write")
+            try:
+                tokens = [log.append(b"%d" % i) for i in range(3)]
+                tasks = [asyncio.ensure_future(_wait(token)) for token in tokens]
+                await until(lambda: disk.waiting)
+                tasks[1].cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await tasks[1]
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(_wait(tokens[2]), 0.001)
+            finally:
+                disk.release()
+            await asyncio.gather(tasks[0], tasks[2])
+            assert await tokens[1] is tokens[1]
+            assert [bytes(e) for e in log.read()] == [b"first", b"0", b"1", b"2"]
+
+    run(main())
+
+
+def test_a_log_serves_one_loop_after_the_other(tmp_path: Path) -> None:
+    with Log.open(tmp_path, create=True) as log:
+        tokens = []
+        for _ in range(3):
+            async def main() -> None:
+                tokens.append(log.append(b"x"))
+                await tokens[-1]
+                await tokens[0]
+
+            run(main())
+        assert [e.index for e in log.read()] == [1, 2, 3]
+
+
+def test_a_token_pending_in_one_loop_is_refused_in_another_and_settled_by_wait(tmp_path: Path) -> None:
+    disk = RecordingDisk()
+    with Log.open(tmp_path, create=True, disk=disk) as log:
+        async def other(token: Append) -> None:
+            with pytest.raises(InvalidArgument, match="another event loop"):
+                await token
+
+        async def main() -> None:
+            await log.append(b"first")
+            disk.hold("write")
+            try:
+                token = log.append(b"x")
+                task = asyncio.ensure_future(_wait(token))
+                await until(lambda: disk.waiting)
+                await asyncio.to_thread(lambda: asyncio.run(other(token)))
+            finally:
+                disk.release()
+            await task
+            assert await asyncio.to_thread(token.wait, 30) is token
+
+        run(main())
+
+
+def test_a_loop_closed_with_tokens_pending_does_no_harm(tmp_path: Path) -> None:
+    disk = RecordingDisk()
+    with Log.open(tmp_path, create=True, disk=disk) as log:
+        async def leave() -> Append:
+            await log.append(b"first")
+            disk.hold("write")
+            token = log.append(b"left behind")
+            task = asyncio.ensure_future(_wait(token))
+            await until(lambda: disk.waiting)
+            assert not task.done()
+            return token
+
+        token = run(leave())
+        disk.release()
+        assert token.wait(timeout=30).done
+
+        async def again() -> None:
+            await token
+            await log.append(b"again")
+
+        run(again())
+        assert [bytes(e) for e in log.read()] == [b"first", b"left behind", b"again"]
+
+
+def test_errors_reach_those_who_await_in_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = RecordingDisk()
+        log = Log.open(tmp_path, create=True, disk=disk)
+        await log.append(b"good")
+        disk.fail("write", 1, 28)
+        results = await asyncio.gather(*(_wait(log.append(b"full")) for _ in range(5)), return_exceptions=True)
+        assert any(isinstance(r, NoSpace) for r in results)
+        assert all(isinstance(r, (NoSpace, Append)) for r in results)
+        disk.fail("write", 0, 0)
+        await log.append(b"goes on")
+        disk.fail("sync", 1, 5)
+        results = await asyncio.gather(*(_wait(log.append(b"lost")) for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(r, LogPoisoned) for r in results)
+        with pytest.raises(LogPoisoned):
+            log.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("where", ["loop", "thread", "collected"])
+def test_closing_settles_awaited_tokens_and_leaves_no_descriptor(where: str, tmp_path: Path) -> None:
+    gc.collect()            # what earlier tests left
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    async def main() -> None:
+        log: Log | None = Log.open(tmp_path, create=True)
+        assert log is not None
+        await log.append(b"first")
+        tasks = [asyncio.ensure_future(_wait(log.append(b"%d" % i))) for i in range(10)]
+        await asyncio.sleep(0)
+        if where == "loop":
+            log.close()
+        elif where == "thread":
+            await asyncio.to_thread(log.close)
+        else:
+            log = None
+            gc.collect()
+        assert len(await asyncio.gather(*tasks)) == 10
+
+    run(main())
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    with Log.open(tmp_path) as log:
+        assert log.last.index == 11
+
+
+def test_tasks_go_on_behind_a_truncation(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with await Log.aopen(tmp_path, create=True) as log:
+            for turn in range(4):
+                await asyncio.gather(*(_wait(log.append(b"x")) for _ in range(10)))
+                await asyncio.to_thread(log.truncate_after, 5 * (turn + 1))
+                assert log.last.index == 5 * (turn + 1)
+                assert (await log.append(b"new")).last.index == 5 * (turn + 1) + 1
+                await asyncio.to_thread(log.truncate_after, 5 * (turn + 1))
+
+    run(main())
+
+
+def test_threads_and_tasks_share_a_log(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with await Log.aopen(tmp_path, create=True, segment_size="32KiB") as log:
+            def work() -> None:
+                for _ in range(100):
+                    log.append(b"thread").wait(timeout=DEADLINE_S)
+
+            threads = [threading.Thread(target=work) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+
+            async def task() -> None:
+                for _ in range(30):
+                    await log.append(b"task")
+
+            await asyncio.gather(*(task() for _ in range(10)))
+            for thread in threads:
+                await asyncio.to_thread(thread.join)
+            assert len(list(log.read())) == 600
+
+    run(main())
