@@ -144,8 +144,7 @@ class KuduLog(Peer):
 
     def scan(self) -> int:
         count = 0
-        for entry in self.log.read(from_index=1):
-            bytes(entry.payload)
+        for _ in self.log.payloads(from_index=1):
             count += 1
         return count
 
@@ -163,9 +162,9 @@ class KuduLog(Peer):
         return count
 
     def get_each(self, indexes: list[int]) -> int:
-        read, total = self.log.read, 0
+        get, total = self.log.get, 0
         for index in indexes:
-            total += len(bytes(next(iter(read(from_index=index, max_bytes=1))).payload))
+            total += len(bytes(get(index)))
         return total
 
 

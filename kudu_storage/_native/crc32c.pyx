@@ -28,6 +28,10 @@ cdef uint32_t crc32c_extend(uint32_t crc, const uint8_t* data, size_t size) noex
     return ~_chosen.run(~crc, data, size)
 
 
+cdef crc32c_fn crc32c_function() noexcept nogil:
+    return _chosen.run
+
+
 def crc32c(data, crc=0):
     """The CRC-32C of `data`, continuing from `crc` (the CRC of the bytes before it)."""
     cdef Py_buffer view

@@ -20,6 +20,7 @@ from kudu_storage._native.log_batch cimport (
     ENTRY_HEADER_BYTES, Batch, Epoch, batch_new, batch_release, epoch_release, kudu_add, kudu_load,
 )
 from kudu_storage._native.log_cache cimport cache_find, cache_init
+from kudu_storage._native.log_entries cimport CachedBatch
 from kudu_storage._native.log_core cimport (
     APPEND_CLOSED, APPEND_FULL, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE,
     TOKEN_PENDING, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
@@ -630,7 +631,13 @@ cdef class LogWriter:
 
     @property
     def written_index(self):
-        return self.state["written_index"]
+        cdef int64_t index
+        if self.is_foreign():
+            raise self._foreign()
+        pthread_mutex_lock(&self.core.mutex)
+        index = self.core.written_index
+        pthread_mutex_unlock(&self.core.mutex)
+        return index
 
     @property
     def last_timestamp(self):
@@ -646,136 +653,3 @@ cdef class LogWriter:
         if value < self.core.term:
             raise InvalidArgument(f"term {value} is below the log's term {self.core.term}")
         self.core.term = value
-
-
-# -- entries -----------------------------------------------------------------------------------------------------------
-cdef class CachedBatch:
-    """A batch held by a reader."""
-    cdef Batch* batch
-
-    def __dealloc__(self):
-        if self.batch != NULL:
-            batch_release(self.batch)
-
-    @property
-    def last_index(self):
-        return self.batch.first_index + self.batch.count - 1
-
-    @property
-    def term(self):
-        return self.batch.term
-
-    def entries(self, int64_t from_index):
-        """Its entries from `from_index` on."""
-        return _entries(self, self.batch.bytes + ENTRY_HEADER_BYTES, self.batch.body_bytes, from_index)
-
-
-cdef class Entry:
-    """One REPLICATE of a log. A buffer: memoryview(entry) is its payload, without a copy."""
-    cdef object owner               # keeps the bytes
-    cdef const uint8_t* data
-    cdef Py_ssize_t size
-    cdef readonly int64_t index
-    cdef readonly int64_t term
-    cdef readonly uint64_t timestamp
-    cdef readonly int32_t op_type
-    cdef readonly bint is_user      # an opaque entry of append(): a NO_OP with a payload
-
-    @property
-    def op_id(self):
-        """OpId."""
-        return OpId(self.term, self.index)
-
-    @property
-    def payload(self):
-        """A memoryview of a user entry's payload, or of the operation's request. bytes() copies it."""
-        return memoryview(self)
-
-    def __bytes__(self):
-        return PyBytes_FromStringAndSize(<const char*> self.data, self.size)
-
-    def __len__(self):
-        return self.size
-
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, <void*> (self.data if self.data != NULL else <const uint8_t*> b""), self.size, 1, flags)
-
-    def __repr__(self):
-        return f"<Entry {self.term}.{self.index} {self.size} bytes>"
-
-
-cdef inline bint _payload_of(const LogEntry* entry, const uint8_t** data, Py_ssize_t* size) noexcept nogil:
-    """A NO_OP's payload; False: it has none, or is another operation (then its whole request is given)."""
-    cdef Cursor cursor
-    cdef Field field
-    data[0] = entry.request.data
-    size[0] = <Py_ssize_t> entry.request.size
-    if entry.op_type != OP_NO_OP or entry.request.data == NULL:
-        return False
-    cursor = cursor_of(entry.request.data, entry.request.size)
-    while cursor_left(&cursor):
-        if not read_field(&cursor, &field):
-            return False
-        if field.number == 1 and field.wire == 2:
-            data[0] = field.bytes.data
-            size[0] = <Py_ssize_t> field.bytes.size
-            return True
-    return False
-
-
-cdef list _entries(object owner, const uint8_t* body, size_t size, int64_t from_index, int64_t below=INT64_MAX):
-    cdef Cursor cursor = cursor_of(body, size)
-    cdef LogEntry entry
-    cdef Entry made
-    cdef int status
-    cdef list found = []
-    while True:
-        status = next_entry(&cursor, &entry)
-        if status == 0:
-            return found
-        if status < 0:
-            raise BadFormat("a log entry batch cannot be parsed")
-        if entry.type != ENTRY_REPLICATE or entry.index < from_index or entry.index >= below:
-            continue
-        made = Entry.__new__(Entry)
-        made.owner = owner
-        made.index = entry.index
-        made.term = entry.term
-        made.timestamp = entry.timestamp
-        made.op_type = entry.op_type
-        made.is_user = _payload_of(&entry, &made.data, &made.size)
-        found.append(made)
-
-
-def chunk_entries(BatchChunk chunk not None, int64_t from_index=1, int64_t below=INT64_MAX, cuts=None):
-    """The operations of a chunk that the segment reader returned, as Entry objects, without those that were replaced.
-
-    Args:
-        from_index: the first that is wanted.
-        below: later segments replace operations with this index and higher ones.
-        cuts: where the segment itself replaces operations; None: nowhere.
-    """
-    cdef list found = []
-    cdef list batch
-    cdef Py_ssize_t i
-    for i in range(chunk.count):
-        batch = _entries(chunk, chunk.data + chunk.batches[i].data_offset, chunk.batches[i].data_bytes,
-                         from_index if cuts is None else 0, below)
-        if cuts is not None:
-            batch = _live(batch, cuts.below(chunk.batches[i].file_offset), from_index)
-        found += batch
-    return found
-
-
-cdef list _live(list batch, cut, int64_t from_index):
-    """What neither `cut` nor a later entry of the same batch replaces, from `from_index` on."""
-    cdef int64_t lowest = INT64_MAX if cut is None else cut
-    cdef Entry entry
-    cdef list kept = []
-    for entry in reversed(batch):
-        if entry.index < lowest:
-            lowest = entry.index
-            if lowest >= from_index:
-                kept.append(entry)
-    kept.reverse()
-    return kept

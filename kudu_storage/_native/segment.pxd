@@ -7,6 +7,8 @@ Layout of an entry (docs/formats/wal.md):
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from kudu_storage._native.crc32c cimport crc32c_fn
+
 cdef struct BatchRef:
     int64_t file_offset         # of the entry's header
     size_t data_offset          # of its LogEntryBatchPB in the chunk's data
@@ -21,6 +23,8 @@ cdef class BatchChunk:
     cdef BatchRef* batches
     cdef Py_ssize_t count
     cdef Py_ssize_t batch_capacity
+
+    cdef void take_spare_refs(self) noexcept
 
 # What stopped a scan; the numbers that its text needs.
 cdef struct Stop:
@@ -47,6 +51,7 @@ cdef class SegmentScanner:
     cdef bint ended
     cdef Stop stop
     cdef size_t header_bytes
+    cdef crc32c_fn crc                  # of now; for fill() and what it calls
     # raw[raw_pos:raw_end] are bytes read and not yet consumed; raw[raw_pos] is the file's byte `offset`.
     cdef uint8_t* raw
     cdef size_t raw_capacity

@@ -7,7 +7,7 @@ May not touch: paths (it gets an open descriptor and never closes it), protobuf,
      limits.ENTRY_BATCH_BYTES_MAX, and with what the codec can expand to.
  S4  Memory: one raw buffer of max(target, largest entry) and the chunk being filled, of the same bound (after
      decompression). Uncompressed batches are not copied: the chunk takes the raw buffer over, and only the partial
-     entry at its end is carried into the next one.
+     entry at its end is carried into the next one, or read again if it is short.
 
 The end of a segment is decided as Kudu's LogEntryReader does (consensus/log_util.cc). With a footer, anything bad is
 corruption. Without one, the rest of the file is searched, byte by byte, for anything that has the form of an entry
@@ -25,7 +25,7 @@ from posix.unistd cimport pread
 import os
 
 from kudu_storage._native.codec cimport CODEC_NONE, codec_can_expand, codec_decompress
-from kudu_storage._native.crc32c cimport crc32c_extend
+from kudu_storage._native.crc32c cimport crc32c_by, crc32c_extend, crc32c_function
 
 from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX as _BATCH_BYTES_MAX
 from kudu_storage.errors import (
@@ -61,6 +61,8 @@ cdef enum:
     TARGET_BYTES_MIN = 64
     POOL_BUFFERS_MAX = 4
     POOL_BUFFER_BYTES_MAX = 4194304
+    SPARE_REFS_MAX = 65536
+    REREAD_BYTES_MAX = 4096
 
 cdef uint64_t LENGTH_MAX = _BATCH_BYTES_MAX
 
@@ -68,6 +70,9 @@ cdef uint64_t LENGTH_MAX = _BATCH_BYTES_MAX
 cdef uint8_t* _pool[POOL_BUFFERS_MAX]
 cdef size_t _pool_bytes[POOL_BUFFERS_MAX]
 cdef int _pool_count = 0
+# And one used table of batches.
+cdef BatchRef* _spare_refs = NULL
+cdef Py_ssize_t _spare_refs_capacity = 0
 
 
 cdef uint8_t* _take_buffer(size_t needed, size_t* capacity) noexcept:
@@ -207,10 +212,20 @@ cdef class BatchChunk:
         self.batch_capacity = 0
 
     def __dealloc__(self):
+        global _spare_refs, _spare_refs_capacity
         _give_buffer(self.data, self.data_capacity)
         self.data = NULL
+        if self.batch_capacity > _spare_refs_capacity and self.batch_capacity <= SPARE_REFS_MAX:
+            self.batches, _spare_refs = _spare_refs, self.batches
+            _spare_refs_capacity = self.batch_capacity
         free(self.batches)
         self.batches = NULL
+
+    cdef void take_spare_refs(self) noexcept:
+        """With the GIL held, before the chunk is filled without it."""
+        global _spare_refs, _spare_refs_capacity
+        self.batches, self.batch_capacity = _spare_refs, _spare_refs_capacity
+        _spare_refs, _spare_refs_capacity = NULL, 0
 
     def __len__(self):
         return self.count
@@ -296,6 +311,7 @@ cdef class SegmentScanner:
         if self.ended:
             return None
         chunk = BatchChunk.__new__(BatchChunk)
+        chunk.take_spare_refs()
         if self.stop.reason == STOP_NONE:
             if self.raw == NULL:
                 self.raw = _take_buffer(target + RAW_SLACK_BYTES, &self.raw_capacity)
@@ -316,6 +332,8 @@ cdef class SegmentScanner:
         if self.codec == CODEC_NONE:
             # The chunk takes the buffer; what follows the last whole entry moves to a fresh one.
             rest = self.raw_end - self.raw_pos
+            if rest < REREAD_BYTES_MAX:
+                rest = 0                # read again, to the start of the fresh buffer: where the kernel copies fastest
             fresh = _take_buffer(max(target, rest) + RAW_SLACK_BYTES, &capacity)
             if fresh == NULL:
                 raise MemoryError
@@ -374,7 +392,7 @@ cdef class SegmentScanner:
             self.stop.stored_bytes = _u32(header)
             self.stop.data_bytes = _u32(header + 4)
         self.stop.expected_crc = _u32(header + self.header_bytes - 8)
-        if not _header_valid(header, self.header_bytes):
+        if crc32c_by(self.crc, 0, header, self.header_bytes - 4) != _u32(header + self.header_bytes - 4):
             self.stop.reason = STOP_HEADER_CRC
             if _zero_run(header, self.header_bytes) == self.header_bytes:
                 self.stop.reason = STOP_HEADER_ZEROS
@@ -429,6 +447,7 @@ cdef class SegmentScanner:
         cdef bint copies = self.codec != CODEC_NONE
         cdef int64_t left
         cdef int full
+        self.crc = crc32c_function()
         while chunk.data_bytes < target:
             self.stop.offset = self.offset
             left = self.end_offset - self.offset
@@ -455,7 +474,7 @@ cdef class SegmentScanner:
                 if self.refill(needed, target) != 0:
                     return
             entry = self.raw + self.raw_pos
-            computed = crc32c_extend(0, entry + self.header_bytes, self.stop.stored_bytes)
+            computed = crc32c_by(self.crc, 0, entry + self.header_bytes, self.stop.stored_bytes)
             if computed != self.stop.expected_crc:
                 self.stop.computed_crc = computed
                 self.stop.reason = STOP_BODY_CRC

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from kudu_storage._native.disk import Disk
-from kudu_storage._native.log_replaced import Cuts
-from kudu_storage._native.log_writer import Append, Entry, LogWriter, chunk_entries
+from kudu_storage._native.log_entries import Entry, EntryIterator
+from kudu_storage._native.log_writer import Append, LogWriter
 from kudu_storage.common import types
 from kudu_storage.common.limits import MIB
 from kudu_storage.common.opid import OpId
@@ -27,7 +27,6 @@ from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.common.sizes import parse_bytes
 from kudu_storage.errors import (
     Collected,
-    CorruptionError,
     DiskError,
     InternalError,
     InvalidArgument,
@@ -40,11 +39,11 @@ from kudu_storage.errors import (
 )
 from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor, AnchorRegistry
-from kudu_storage.wal.log_index import IndexReader, clear_above, remove_below
+from kudu_storage.wal.log_index import clear_above, remove_below
+from kudu_storage.wal.log_reading import LogReading, Source
 from kudu_storage.wal.log_recovery import Recovered, recover
-from kudu_storage.wal.log_replaced import ReplacedOperations, cuts_of, owner_of
 from kudu_storage.wal.log_truncation import truncate_segments
-from kudu_storage.wal.reader import Segment, list_segments, open_segment
+from kudu_storage.wal.reader import list_segments, open_segment
 from kudu_storage.wal.retention import GcPlan, GcResult, RetentionPolicy, SegmentFacts, plan_gc
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ class Log:
         self._mutex = threading.RLock()         # guards the list of segments, collection and truncation
         self._segments = list(recovered.segments)       # closed ones that are kept, by sequence
         self._known_sequence = recovered.sequence       # segments up to it were looked at
-        self._index = IndexReader(path)
-        self._replaced = ReplacedOperations()
+        self._reading = LogReading(path, writer, self._view, self._mutex)
+        self._find = self._reading.find                 # of closed segments, those that were asked before
         self.anchors = AnchorRegistry(floor=self._first_index())
         self._followers: weakref.WeakSet[_Follower] = weakref.WeakSet()     # guarded by the mutex
         self._waiters: LoopWaiters | None = None
@@ -144,7 +143,7 @@ class Log:
         try:
             self._writer.close()
         finally:
-            self._index.close()
+            self._reading.close()
             if self._waiters is not None:
                 self._waiters.close()
             _unlock(self._lock_fd, self._pid)
@@ -197,6 +196,7 @@ class Log:
             _entry_bytes(kind, message if isinstance(message, bytes) else message.SerializeToString())
             for message in messages), replace=replace)
         if replace:
+            self._reading.replaced(token.first_index)
             self._tell_followers(token.first_index - 1)
         return token
 
@@ -261,11 +261,34 @@ class Log:
         Raises:
             Collected: below the first entry kept. NotYetWritten: above last+1. InvalidArgument: negative.
         """
+        return EntryIterator(*self._range(from_index, max_bytes))
+
+    def payloads(self, from_index: int | None = None, max_bytes: int | str | None = None) -> Iterator[bytes]:
+        """As read(), each entry only as the bytes of its payload: at a third of the cost."""
+        return EntryIterator(*self._range(from_index, max_bytes), as_bytes=True)
+
+    def get(self, index: int) -> Entry:
+        """The entry with this index. As read() for one, and much faster when it is on disk.
+
+        Raises:
+            Collected: below the first entry kept. NotYetWritten: above the last one. InvalidArgument: not positive.
+        """
+        entry = self._find(index)
+        if entry is not None:
+            return entry
         self._require_open()
-        state = self._writer.state
-        end, start = state["written_index"], self._start(from_index, state["written_index"])
-        limit = None if max_bytes is None else parse_bytes(max_bytes)
-        return self._read(start, end, limit)
+        written = self._writer.written_index
+        if index > written:
+            raise NotYetWritten(f"index {index} is above the last one, {written}", path=self._path)
+        if index < 1:
+            raise InvalidArgument(f"{index} is no index of an entry")
+        return self._reading.get(self._start(index, written))
+
+    def _range(self, from_index: int | None, max_bytes: int | str | None) -> tuple[Source, int, int, int | None]:
+        self._require_open()
+        end = self._writer.written_index
+        start = self._start(from_index, end)
+        return self._reading.source(), start, end, None if max_bytes is None else parse_bytes(max_bytes)
 
     def tail(self, from_index: int | None = None, timeout: float | None = None) -> Iterator[Entry]:
         """read() that goes on with what is appended later, as it is acknowledged.
@@ -326,81 +349,6 @@ class Log:
             raise NotYetWritten(f"index {from_index} is above the last one, {written}", path=self._path)
         return max(from_index, 1)
 
-    def _read(self, index: int, end: int, limit: int | None) -> Iterator[Entry]:
-        taken = 0
-        while index <= end:
-            batch = self._writer.cached(index)
-            entries = iter(batch.entries(index)) if batch is not None else self._read_disk(index, end)
-            before = index
-            for entry in entries:
-                if entry.index > end:
-                    return
-                yield entry
-                index = entry.index + 1
-                taken += len(entry)
-                if limit is not None and taken >= limit:
-                    return
-            if index == before:
-                raise Collected(f"index {index} is not in the log any more", path=self._path,
-                                advice="it was collected or truncated while it was read")
-
-    def _read_disk(self, index: int, end: int) -> Iterator[Entry]:
-        """Entries from `index` on, of the one segment that holds it, without those that were replaced."""
-        place = self._locate(index)
-        if place is None:
-            return
-        with place.segment as segment:
-            scanner = segment.scanner(place.offset, whole=place.acknowledged)
-            target = 1 << 16 if place.offset is not None else 1 << 20
-            while (chunk := scanner.next_chunk(target)) is not None:
-                entries = chunk_entries(chunk, index, place.below, place.cuts)
-                yield from entries
-                if entries and entries[-1].index >= end:
-                    return
-                target = 1 << 20
-            error = segment.error_of(scanner)
-            if error is not None:
-                raise error
-
-    def _locate(self, index: int) -> _Place | None:
-        """Where `index` is. None: no segment holds it."""
-        with self._mutex:               # no cut and no collection changes the files meanwhile
-            state, segments = self._view()
-            owner = owner_of(index, segments)
-            if owner is None:
-                return None
-            facts, below = owner
-            # Of the segment being written, which may be closed this moment, only what is acknowledged is looked at.
-            segment = open_segment(self._segment_path(facts.sequence), ignore_footer=facts.is_open)
-        try:
-            if facts.is_open:
-                segment.end_offset = segment.file_size = state["offset"]
-                cuts = cuts_of(segment) if state["segment_replacements"] else None
-            else:
-                cuts = self._replaced.of_closed(segment, segments)
-            return _Place(segment, self._hint(segment, index, below, cuts), below, cuts, facts.is_open)
-        except BaseException:
-            segment.close()
-            raise
-
-    def _hint(self, segment: Segment, index: int, below: int, cuts: Cuts | None) -> int | None:
-        """Where the dense index says that the operation is in this segment, if it is there."""
-        try:
-            slot = self._index.lookup(index)
-        except DiskError:
-            return None
-        if slot is None or slot.segment_sequence != segment.sequence \
-                or not segment.first_offset <= slot.offset < segment.end_offset:
-            return None
-        try:
-            entries = chunk_entries(segment.batch_at(slot.offset), index, below, cuts)
-        except (CorruptionError, DiskError):
-            return None
-        return slot.offset if entries and entries[0].index == index else None
-
-    def _segment_path(self, sequence: int) -> str:
-        return os.path.join(self._path, f"wal-{sequence:09d}")
-
     def _view(self) -> tuple[dict[str, Any], list[SegmentFacts]]:
         """The writer's state, and all segments as of then: those closed since the last call are looked at once."""
         with self._mutex:
@@ -418,7 +366,7 @@ class Log:
         return state, segments
 
     def _closed_facts(self, sequence: int) -> SegmentFacts:
-        with open_segment(self._segment_path(sequence)) as segment:
+        with open_segment(self._reading.path_of(sequence)) as segment:
             footer = segment.footer
             if footer is None:
                 raise InternalError("a segment before the open one has no footer", path=segment.path)
@@ -441,13 +389,13 @@ class Log:
             # What must not go is what a restart would need to know the log's end; "os" promises nothing about that.
             plan = self._plan(segments, written if self._settings["durability"] == 1 else state["durable_index"])
             for sequence in plan.remove:
-                self._disk.unlink(self._segment_path(sequence))
+                self._disk.unlink(self._reading.path_of(sequence))
                 self._segments = [f for f in self._segments if f.sequence != sequence]
                 # One by one: a crash must not bring back an older segment when a younger one is gone.
                 self._disk.sync_dir(self._path)
             if plan.remove and plan.first_kept_index is not None:
                 remove_below(self._path, plan.first_kept_index)
-                self._index.invalidate()
+                self._reading.collected(plan.first_kept_index)
             return GcResult(len(plan.remove), plan.bytes, plan.blocked_by, plan.keep)
 
     def _plan(self, segments: list[SegmentFacts], durable: int) -> GcPlan:
@@ -497,8 +445,7 @@ class Log:
 
     def _begin_again(self) -> None:
         """A new writer behind what the files hold now."""
-        self._index.invalidate()
-        self._replaced.forget()
+        self._reading.truncated()
         self._recovered = recover(self._path, self._disk)
         self._segments = list(self._recovered.segments)
         self._known_sequence = self._recovered.sequence
@@ -525,7 +472,7 @@ class Log:
         end = dataclasses.replace(self._recovered, last_timestamp=int(self._writer.last_timestamp))
         writer = _make_writer(self._path, end, self._settings, self._disk, int(self._writer.term))
         self._finalizer.detach()
-        self._writer = writer
+        self._writer = self._reading.writer = writer
         self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd, self._pid)
         self._attach(writer)
         if self._waiters is not None:
@@ -555,21 +502,6 @@ class _Follower:
 
     def __init__(self) -> None:
         self.cut = _NO_CUT
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
-    """Where to read.
-
-    offset: of the batch, if the dense index tells. below: from this index on later segments replace
-    its operations. cuts: where it replaces its own. acknowledged: all up to its end is: there is no torn tail.
-    """
-
-    segment: Segment
-    offset: int | None
-    below: int
-    cuts: Cuts | None
-    acknowledged: bool
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------

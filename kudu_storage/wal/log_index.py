@@ -92,6 +92,26 @@ class IndexReader:
                 raise _disk_error("cannot read the log index", error, self._path(chunk_of(index))) from error
         return _slot(data)
 
+    def slots(self, first: int, last: int) -> bytes:
+        """The slots of consecutive operations, back to back as in the file; zeros for those that are not there.
+
+        Raises InvalidArgument (a negative index), DiskError.
+        """
+        if not 0 <= first <= last:
+            raise InvalidArgument(f"{first} to {last} are no indexes of operations")
+        parts = []
+        with self._lock:
+            for chunk in range(chunk_of(first), chunk_of(last) + 1):
+                start = max(first, chunk * SLOTS_PER_CHUNK)
+                size = (min(last, (chunk + 1) * SLOTS_PER_CHUNK - 1) - start + 1) * SLOT_BYTES
+                descriptor = self._descriptor(chunk)
+                try:
+                    data = b"" if descriptor is None else os.pread(descriptor, size, slot_offset(start))
+                except OSError as error:
+                    raise _disk_error("cannot read the log index", error, self._path(chunk)) from error
+                parts.append(data.ljust(size, b"\0"))
+        return b"".join(parts)
+
     def invalidate(self) -> None:
         """Close all chunks: they were replaced or removed. The next lookup opens what is there then."""
         with self._lock:

@@ -1,0 +1,245 @@
+"""Reading a log that is being written: where an operation is, parts of the log in order, single operations.
+
+Recent entries come from the writer's cache, others from the segments. Of the segment being written only what is
+acknowledged is looked at; what was replaced is skipped. No Python runs per entry: parts are chunks of about 1 MiB. May
+not touch: files other than by reading.
+"""
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from kudu_storage._native.log_entries import CachedBatch, Entry, EntryIterator, chunk_entries
+from kudu_storage._native.log_index import SLOT_BYTES, SlotCollector
+from kudu_storage._native.log_lookup import Places, SegmentPlaces
+from kudu_storage._native.log_replaced import Cuts
+from kudu_storage._native.log_writer import LogWriter
+from kudu_storage._native.segment import BatchChunk, SegmentScanner
+from kudu_storage.errors import Collected, CorruptionError, DiskError
+from kudu_storage.wal.log_index import IndexReader
+from kudu_storage.wal.log_replaced import INT64_MAX, ReplacedOperations, cuts_of, owner_of
+from kudu_storage.wal.reader import Segment, open_segment
+from kudu_storage.wal.retention import SegmentFacts
+
+CHUNK_BYTES: Final = 1 << 18
+# The first read behind a place that the dense index told: who asks for one operation wants little.
+FIRST_CHUNK_BYTES: Final = 1 << 16
+
+Part = CachedBatch | tuple[BatchChunk, int] | list[Entry]
+View = Callable[[], tuple[dict[str, Any], list[SegmentFacts]]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where to read.
+
+    offset: of the batch, if the dense index tells. below: from this index on later segments replace its operations.
+    cuts: where it replaces its own. facts: what is known of the segment.
+    """
+
+    segment: Segment
+    offset: int | None
+    below: int
+    cuts: Cuts | None
+    facts: SegmentFacts
+
+
+class LogReading:
+    """What reading a log needs besides its writer. Any thread.
+
+    Args:
+        view: the writer's state, and the segments as of then.
+        mutex: no cut and no collection changes the files while it is held.
+    """
+
+    def __init__(self, path: str, writer: LogWriter, view: View, mutex: AbstractContextManager[bool]) -> None:
+        self._path = path
+        self.writer = writer            # of now: a truncation makes another
+        self._view = view
+        self._mutex = mutex
+        self._index = IndexReader(path)
+        self._replaced = ReplacedOperations()
+        self._places = Places()
+        self._replaced_from = INT64_MAX         # the lowest operation that was replaced since the log was opened
+        self.find = self._places.find
+
+    # -- what happens to the files -------------------------------------------------------------------------------------
+    def replaced(self, index: int) -> None:
+        """Operations from `index` on are being replaced."""
+        with self._mutex:
+            self._replaced_from = min(self._replaced_from, index)
+            self._places.drop_from(index)
+
+    def collected(self, first_kept_index: int) -> None:
+        with self._mutex:
+            self._index.invalidate()
+            self._places.drop_below(first_kept_index)
+
+    def truncated(self) -> None:
+        """Segments were cut, or are about to be made whole again: nothing is known of them any more."""
+        with self._mutex:
+            self._index.invalidate()
+            self._places.clear()
+            self._replaced.forget()
+            self._replaced_from = INT64_MAX
+
+    def close(self) -> None:
+        self._index.close()
+        self._places.clear()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+    def source(self) -> Source:
+        return Source(self)
+
+    def get(self, index: int) -> Entry:
+        """An acknowledged operation. Raises Collected, CorruptionError, DiskError."""
+        with self._mutex:
+            if self._add_places(index) and (entry := self.find(index)) is not None:
+                return entry
+        return next(EntryIterator(Source(self), index, index))
+
+    def gone(self, index: int) -> Collected:
+        return Collected(f"index {index} is not in the log any more", path=self._path,
+                         advice="it was collected or truncated while it was read")
+
+    def locate(self, index: int) -> Place | None:
+        """Where `index` is. None: no segment holds it. The caller closes the segment."""
+        with self._mutex:
+            state, segments = self._view()
+            owner = owner_of(index, segments)
+            if owner is None:
+                return None
+            facts, below = owner
+            # It may be closed this moment: then its footer is behind what was acknowledged.
+            segment = open_segment(self.path_of(facts.sequence), ignore_footer=facts.is_open)
+        try:
+            if facts.is_open:
+                segment.end_offset = segment.file_size = state["offset"]
+                cuts = cuts_of(segment) if state["segment_replacements"] else None
+            else:
+                cuts = self._replaced.of_closed(segment, segments)
+            return Place(segment, self._hint(segment, index, below, cuts), below, cuts, facts)
+        except BaseException:
+            segment.close()
+            raise
+
+    def path_of(self, sequence: int) -> str:
+        return os.path.join(self._path, f"wal-{sequence:09d}")
+
+    def _hint(self, segment: Segment, index: int, below: int, cuts: Cuts | None) -> int | None:
+        """Where the dense index says that the operation is in this segment, if it is there."""
+        try:
+            slot = self._index.lookup(index)
+        except DiskError:
+            return None
+        if slot is None or slot.segment_sequence != segment.sequence \
+                or not segment.first_offset <= slot.offset < segment.end_offset:
+            return None
+        try:
+            entries = chunk_entries(segment.batch_at(slot.offset), index, below, cuts)
+        except (CorruptionError, DiskError):
+            return None
+        return slot.offset if entries and entries[0].index == index else None
+
+    # -- places of closed segments -------------------------------------------------------------------------------------
+    def _add_places(self, index: int) -> bool:
+        """Learn where the closed segment that has `index` has its operations. False: nothing was learnt."""
+        if self._places.covers(index):
+            return False
+        _, segments = self._view()
+        owner = owner_of(index, segments)
+        if owner is None or owner[0].is_open:
+            return False
+        facts, below = owner
+        first, last = facts.first_index, facts.last_index
+        if first is None or last is None or min(last, below - 1, self._replaced_from - 1) < index:
+            return False
+        last = min(last, below - 1, self._replaced_from - 1)
+        with open_segment(self.path_of(facts.sequence)) as segment:
+            if segment.v1 or self._replaced.of_closed(segment, segments) is not None:
+                return False
+            places = self._places_of(segment, first, last, self._index.slots(first, last))
+            if places.unknown:
+                places = self._places_of(segment, first, last, _read_slots(segment, first, last))
+        self._places.add(places)
+        return True
+
+    def _places_of(self, segment: Segment, first: int, last: int, slots: bytes) -> SegmentPlaces:
+        return SegmentPlaces(os.dup(segment.fd), sequence=segment.sequence, first=first, last=last,
+                             first_offset=segment.first_offset, end_offset=segment.end_offset, codec=segment.codec,
+                             slots=slots)
+
+
+def _read_slots(segment: Segment, first: int, last: int) -> bytes:
+    """The slots of a segment's operations, from reading it. Those behind damage are zeros."""
+    found = bytearray((last - first + 1) * SLOT_BYTES)
+    collector = SlotCollector(segment.sequence)
+    scanner = segment.scanner()
+    while (chunk := scanner.next_chunk()) is not None and collector.malformed_offset is None:
+        slots, runs = collector.take(chunk)
+        at = 0
+        for start, count in runs:
+            low, high = max(start, first), min(start + count, last + 1)
+            if low < high:
+                source = at + (low - start) * SLOT_BYTES
+                size = (high - low) * SLOT_BYTES
+                to = (low - first) * SLOT_BYTES
+                found[to:to + size] = slots[source:source + size]
+            at += count * SLOT_BYTES
+    return bytes(found)
+
+
+class Source:
+    """Parts of a log in order, for an EntryIterator. One thread at a time. Lets go of its segment at the latest when it
+    goes itself."""
+
+    def __init__(self, reading: LogReading) -> None:
+        self._reading = reading
+        self._place: Place | None = None
+        self._scanner: SegmentScanner | None = None
+        self._chunk_bytes = CHUNK_BYTES
+        self._asked = -1
+
+    def __call__(self, index: int) -> Part:
+        """The next part, which holds `index`. Raises Collected, CorruptionError, DiskError."""
+        while True:
+            if self._scanner is not None and (part := self._next_chunk(index)) is not None:
+                return part
+            if index == self._asked:
+                raise self._reading.gone(index)     # where it was said to be it is not
+            self._asked = index
+            batch = self._reading.writer.cached(index)
+            if batch is not None:
+                return batch
+            self._place = self._reading.locate(index)
+            if self._place is None:
+                raise self._reading.gone(index)
+            offset = self._place.offset
+            self._scanner = self._place.segment.scanner(offset, whole=self._place.facts.is_open)
+            self._chunk_bytes = CHUNK_BYTES if offset is None else FIRST_CHUNK_BYTES
+
+    def _next_chunk(self, index: int) -> Part | None:
+        place, scanner = self._place, self._scanner
+        assert place is not None and scanner is not None
+        chunk = scanner.next_chunk(self._chunk_bytes)
+        self._chunk_bytes = CHUNK_BYTES
+        if chunk is not None:
+            return (chunk, place.below) if place.cuts is None else chunk_entries(chunk, index, place.below, place.cuts)
+        error = place.segment.error_of(scanner)
+        self.close()
+        if error is not None:
+            raise error
+        return None
+
+    def close(self) -> None:
+        if self._place is not None:
+            self._place.segment.close()
+        self._place = self._scanner = None
+
+    def __del__(self) -> None:
+        place = getattr(self, "_place", None)
+        if place is not None:
+            place.segment.close()
