@@ -1,6 +1,7 @@
 """A log against a list: random appends, waits, reads, cuts, collections and reopenings, with every codec."""
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -60,7 +61,12 @@ class LogMachine(RuleBasedStateMachine):
 
     def read(self, start: int | None) -> list[tuple[OpId, bytes]]:
         assert self.log is not None
-        return [(entry.op_id, bytes(entry.payload)) for entry in self.log.read(start)]
+        found = [(entry.op_id, bytes(entry.payload)) for entry in self.log.read(start)]
+        assert list(self.log.payloads(start)) == [data for _, data in found]
+        for op_id, data in random.sample(found, min(3, len(found))):
+            entry = self.log.get(op_id.index)
+            assert (entry.op_id, bytes(entry)) == (op_id, data)
+        return found
 
     # -- writing -------------------------------------------------------------------------------------------------------
     @rule(payload=PAYLOADS)

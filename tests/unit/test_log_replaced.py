@@ -48,6 +48,10 @@ def assert_reads_as(log: Log, live: list[Any], starts: list[int] | None = None) 
     for start in starts or [*range(first, first + len(live) + 1)]:
         got = [(e.op_id, e.timestamp, e.op_type) for e in log.read(start)]
         assert got == expected[start - first:], start
+    for i, wanted in enumerate(expected):
+        entry = log.get(first + i)
+        assert (entry.op_id, entry.timestamp, entry.op_type) == wanted
+    assert list(log.payloads(first)) == [bytes(e) for e in log.read(first)]
 
 
 @pytest.mark.parametrize("replica", ["t1", "t2", "t3"])
