@@ -1,5 +1,8 @@
+from typing import final
+
 from kudu_storage._native.log_entries import Entry
 
+@final
 class SegmentPlaces:
     """Where a closed segment has each operation from `first` to `last`. Owns the descriptor `fd`, also if this raises.
 
@@ -19,6 +22,7 @@ class SegmentPlaces:
     @property
     def memory_bytes(self) -> int: ...
 
+@final
 class Places:
     """Those of a log's segments that were asked for. Their number and memory in the process are bounded: those that
     were not used for longest go. Any thread."""
