@@ -11,6 +11,9 @@ from kudu_storage._native.log_batch cimport (
 
 from kudu_storage.errors import Collected, InvalidArgument, NotYetWritten
 
+cdef enum:
+    UNREAD_BYTES_MAX = 256 << 10
+
 
 cdef inline Batch* _at(const BatchCache* cache, size_t position) noexcept nogil:
     return cache.slots[(cache.head + position) & cache.mask]
@@ -20,9 +23,20 @@ cdef inline int64_t _last(const Batch* batch) noexcept nogil:
     return batch.first_index + batch.count - 1
 
 
-cdef void cache_init(BatchCache* cache, size_t bytes_max) noexcept nogil:
+cdef void cache_init(BatchCache* cache, size_t bytes_max, bint adapts) noexcept nogil:
     memset(cache, 0, sizeof(BatchCache))
     cache.bytes_max = bytes_max
+    cache.bytes_limit = bytes_max
+    cache.adapts = adapts
+    cache.unread_bytes = bytes_max
+
+
+cdef inline void _note_put(BatchCache* cache, size_t size) noexcept nogil:
+    cache.bytes += size
+    if cache.adapts:
+        cache.unread_bytes += size
+        if cache.unread_bytes > cache.bytes_max:
+            cache.bytes_limit = min(cache.bytes_max, <size_t> UNREAD_BYTES_MAX)
 
 
 cdef void _drop_first(BatchCache* cache) noexcept nogil:
@@ -66,12 +80,12 @@ cdef int cache_put(BatchCache* cache, Batch* batch) noexcept nogil:
     batch_retain(batch)
     cache.slots[(cache.head + cache.count) & cache.mask] = batch
     cache.count += 1
-    cache.bytes += batch_memory(batch)
+    _note_put(cache, batch_memory(batch))
     return 0
 
 
 cdef void cache_trim(BatchCache* cache, int64_t evictable) noexcept nogil:
-    while cache.bytes > cache.bytes_max and cache.count and _last(_at(cache, 0)) <= evictable:
+    while cache.bytes > cache.bytes_limit and cache.count and _last(_at(cache, 0)) <= evictable:
         _drop_first(cache)
         cache.evicted += 1
 
@@ -96,6 +110,8 @@ cdef void cache_truncate(BatchCache* cache, int64_t index) noexcept nogil:
 cdef Batch* cache_find(BatchCache* cache, int64_t index) noexcept nogil:
     cdef size_t low = 0, high = cache.count, middle
     cdef Batch* batch
+    cache.unread_bytes = 0
+    cache.bytes_limit = cache.bytes_max
     while low < high:
         middle = (low + high) >> 1
         if _at(cache, middle).first_index <= index:
@@ -122,7 +138,7 @@ cdef class LogCache:
     cdef int64_t pinned_from        # messages at or above it are not evicted for want of room
 
     def __cinit__(self, size_t bytes_max):
-        cache_init(&self.cache, bytes_max)
+        cache_init(&self.cache, bytes_max, False)
         self.pinned_from = 0x7FFFFFFFFFFFFFFF
 
     def __dealloc__(self):
