@@ -12,11 +12,11 @@ from kudu_storage._native.posix cimport (
 )
 
 cdef enum:
-    KEPT_BYTES_MAX = 4 << 20
+    KEPT_BYTES_MAX = 8 << 20
     SMALL_BYTES = 1024          # up to it malloc keeps blocks by itself, without a lock
     SMALL_BITS = 10
     STEPS_BITS = 3              # classes in a doubling: at most an eighth is wasted
-    CLASSES = 12 << 3           # up to KEPT_BYTES_MAX
+    CLASSES = 13 << 3           # up to KEPT_BYTES_MAX
 
 cdef struct Kept:
     pthread_mutex_t mutex

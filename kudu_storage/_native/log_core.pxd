@@ -32,6 +32,7 @@ cdef enum AppendStatus:
     APPEND_FULL = 1
     APPEND_POISONED = 2
     APPEND_CLOSED = 3
+    APPEND_MUCH = 4             # OK, and the caller should pump: for what is only to be with the kernel, it is the cheapest
 
 cdef struct LogCore:
     int64_t references

@@ -112,6 +112,8 @@ cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexce
     if schedule:
         core_schedule(core)
         if _is_much(core):
+            if core.durability == DURABILITY_OS and core.event_fd < 0 and not core.pumping:
+                return APPEND_MUCH
             pthread_cond_signal(&core.work)
     return APPEND_OK
 
@@ -343,7 +345,8 @@ cdef void _flush_index(LogCore* core) noexcept nogil:
 
 
 cdef void _index_batch(LogCore* core, const Batch* batch, int64_t offset) noexcept nogil:
-    cdef int64_t i
+    cdef int64_t i, count, done = 0
+    cdef int64_t term = batch.term, sequence = core.sequence
     cdef int64_t* slot
     if batch.kind != ENTRY_REPLICATE:
         return
@@ -351,17 +354,20 @@ cdef void _index_batch(LogCore* core, const Batch* batch, int64_t offset) noexce
         core.index_slots = <uint8_t*> malloc(INDEX_BUFFER_SLOTS * INDEX_SLOT_BYTES)
         if core.index_slots == NULL:
             return
-    for i in range(batch.count):
+    while done < batch.count:
         if core.index_count == INDEX_BUFFER_SLOTS \
-                or (core.index_count and batch.first_index + i != core.index_first + core.index_count):
+                or (core.index_count and batch.first_index + done != core.index_first + core.index_count):
             _flush_index(core)
         if core.index_count == 0:
-            core.index_first = batch.first_index + i
+            core.index_first = batch.first_index + done
+        count = min(batch.count - done, INDEX_BUFFER_SLOTS - core.index_count)
         slot = <int64_t*> (core.index_slots + core.index_count * INDEX_SLOT_BYTES)
-        slot[0] = batch.term
-        slot[1] = core.sequence
-        slot[2] = offset
-        core.index_count += 1
+        for i in range(count):
+            slot[3 * i] = term
+            slot[3 * i + 1] = sequence
+            slot[3 * i + 2] = offset
+        core.index_count += count
+        done += count
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------
@@ -859,14 +865,11 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     pthread_mutex_lock(&core.mutex)
     core.closing = True
     pthread_cond_signal(&core.work)
-    while core.pumping:
-        core.sync_waiters += 1
-        pthread_cond_wait(&core.progress, &core.mutex)
-        core.sync_waiters -= 1
-    pthread_mutex_unlock(&core.mutex)
-    core_pump(core)
-    pthread_mutex_lock(&core.mutex)
-    while core.pumping:
+    # Not every pumper empties the queue: one may only owe a sync.
+    while core.pumping or (core.queue_first != NULL and core.poison_errno == 0):
+        if not core.pumping:
+            _pump(core)
+            continue
         core.sync_waiters += 1
         pthread_cond_wait(&core.progress, &core.mutex)
         core.sync_waiters -= 1

@@ -22,12 +22,12 @@ from kudu_storage._native.log_batch cimport (
 )
 from kudu_storage._native.log_cache cimport cache_find, cache_init
 from kudu_storage._native.log_core cimport (
-    APPEND_CLOSED, APPEND_FULL, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE,
+    APPEND_CLOSED, APPEND_FULL, APPEND_MUCH, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE,
     TOKEN_PENDING, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
     core_new, core_poison, core_pump, core_release, core_retain, core_schedule, core_token_state, core_wait,
 )
 from kudu_storage._native.posix cimport (
-    monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock, realtime_us,
+    coarse_realtime_us, monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from kudu_storage._native.segment cimport BatchChunk
 from kudu_storage._native.wire cimport put_bytes, put_fixed64, put_varint, varint_size
@@ -264,7 +264,9 @@ cdef class LogWriter:
 
     # -- appending -------------------------------------------------------------------------------------------------
     cpdef Append append_many(self, list payloads):
-        """Queue opaque entries as one batch. Returns an Append at once; never blocks on the disk.
+        """Queue opaque entries as one batch. Returns an Append at once; never waits for the disk.
+
+        With durability "os", when much is queued and nobody writes it, it gives that to the kernel before it returns.
 
         Raises:
             LogBackpressure, LogPoisoned, LogClosed, InvalidArgument (too large, or no entry).
@@ -422,6 +424,10 @@ cdef class LogWriter:
         pthread_mutex_unlock(&self.core.mutex)
         if status == APPEND_OK:
             return token
+        if status == APPEND_MUCH:
+            with nogil:
+                core_pump(self.core)
+            return token
         batch_release(batch)
         if moved:
             return None
@@ -444,7 +450,7 @@ cdef class LogWriter:
 
     cdef uint64_t _next_timestamp(self) noexcept:
         """Hybrid time: now, but above the last one."""
-        cdef uint64_t now = (<uint64_t> realtime_us()) << 12
+        cdef uint64_t now = (<uint64_t> coarse_realtime_us()) << 12
         self.core.last_timestamp = max(now, self.core.last_timestamp + 1)
         return self.core.last_timestamp
 
