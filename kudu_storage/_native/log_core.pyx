@@ -174,7 +174,7 @@ cdef inline int _of_sync(int status) noexcept nogil:
 
 cdef int _sync(LogCore* core) noexcept nogil:
     cdef int status = _of_sync(core.ops.sync(core.disk, core.fd))
-    core.syncs += 1
+    kudu_add(&core.syncs, 1)
     if status == 0:
         core.unsynced_since_us = 0
     return status
