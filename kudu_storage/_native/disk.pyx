@@ -30,6 +30,7 @@ cdef extern from "<unistd.h>" nogil:
     int fsync(int fd)
     int ftruncate(int fd, int64_t size)
     int c_unlink "unlink"(const char* path)
+    int64_t c_pwrite "pwrite"(int fd, const void* data, size_t size, int64_t offset)
 
 cdef extern from "<sys/uio.h>" nogil:
     int64_t c_pwritev "pwritev"(int fd, const iovec* parts, int count, int64_t offset)
@@ -53,12 +54,9 @@ cdef int64_t real_pwritev(void* context, int fd, const iovec* parts, int count, 
     cdef int64_t written, done = 0
     cdef int first = 0
     cdef size_t inside = 0
-    cdef iovec part
     while first < count:
-        if inside:
-            part.iov_base = <uint8_t*> parts[first].iov_base + inside
-            part.iov_len = parts[first].iov_len - inside
-            written = c_pwritev(fd, &part, 1, offset + done)
+        if inside or count - first == 1:
+            written = c_pwrite(fd, <uint8_t*> parts[first].iov_base + inside, parts[first].iov_len - inside, offset + done)
         else:
             written = c_pwritev(fd, parts + first, min(count - first, 1024), offset + done)
         if written < 0:

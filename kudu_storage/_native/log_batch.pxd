@@ -1,12 +1,15 @@
 """One entry batch of a log while it is in memory: encoded once, then shared by the queue, the cache and readers.
 
-    16 bytes of entry header | the LogEntryBatchPB
-The header (and the compressed copy) is the pumper's, when the batch is written. Everything else is set before the batch is published and never changes.
-References are counted atomically; the last one frees it, on any thread, without the GIL.
+    16 bytes of entry header | the LogEntryBatchPB | a few bytes that an encoder may write over
+The header (and the compressed copy) is the pumper's, when the batch is written. Everything else is set before the batch is
+published and never changes. References are counted atomically; the last one frees it, on any thread, without the GIL.
+
+Memory of batches that went is kept for the next ones of about the same size: fresh memory costs a page fault each 4 KiB,
+which is as much as writing them. All logs share what is kept, a few MiB at most (log_batch.pyx).
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 
 cdef extern from * nogil:
     """
@@ -20,6 +23,7 @@ cdef extern from * nogil:
 
 cdef enum:
     ENTRY_HEADER_BYTES = 16
+    BATCH_SLACK_BYTES = 64      # behind the body; an encoder that copies whole words may write there
 
 # Batches appended between two failures. When one fails for want of space, all that waits behind it fails with it; what a
 # token needs to know of that outlives the batches.
@@ -32,32 +36,22 @@ cdef struct Epoch:
 
 cdef struct Batch:
     int64_t references
-    Batch* next             # in the queue
-    Epoch* epoch
+    Batch* next             # in the queue, or among those kept for later
     int64_t serial          # 1, 2, ... in the order of appending; never given twice
     int64_t first_index     # of its REPLICATEs; for COMMITs the index that the log had reached
     int64_t term
     int32_t count           # entries
     int32_t kind            # ENTRY_REPLICATE or ENTRY_COMMIT
     size_t body_bytes
+    size_t memory_bytes     # of all this, as allocated
     uint8_t* bytes          # header room and body
     uint8_t* stored         # header room and compressed body, where the codec needs the GIL; else NULL
     size_t stored_bytes     # of the compressed body
 
-
-cdef inline Batch* batch_new(size_t body_bytes) noexcept nogil:
-    """One reference, everything else zero but the sizes; NULL: out of memory."""
-    cdef Batch* batch = <Batch*> malloc(sizeof(Batch) + ENTRY_HEADER_BYTES + body_bytes)
-    if batch != NULL:
-        batch.references = 1
-        batch.next = NULL
-        batch.epoch = NULL
-        batch.serial = 0
-        batch.body_bytes = body_bytes
-        batch.bytes = <uint8_t*> batch + sizeof(Batch)
-        batch.stored = NULL
-        batch.stored_bytes = 0
-    return batch
+# One reference, everything else zero but the sizes; NULL: out of memory.
+cdef Batch* batch_new(size_t body_bytes) noexcept nogil
+# The last reference went. Call batch_release().
+cdef void batch_drop(Batch* batch) noexcept nogil
 
 
 cdef inline void epoch_release(Epoch* epoch) noexcept nogil:
@@ -71,10 +65,8 @@ cdef inline void batch_retain(Batch* batch) noexcept nogil:
 
 cdef inline void batch_release(Batch* batch) noexcept nogil:
     if kudu_add(&batch.references, -1) == 0:
-        epoch_release(batch.epoch)
-        free(batch.stored)
-        free(batch)
+        batch_drop(batch)
 
 
 cdef inline size_t batch_memory(const Batch* batch) noexcept nogil:
-    return sizeof(Batch) + ENTRY_HEADER_BYTES + batch.body_bytes
+    return batch.memory_bytes

@@ -2,7 +2,10 @@
 
 C1  Batches are ordered by first_index and do not overlap.
 C2  `bytes` is the sum of batch_memory() of the batches held.
-C3  Eviction drops the cache's reference only: a reader that holds a batch keeps it.
+C3  A log's cache grows to bytes_max while it is read. When a cacheful went by that nobody asked for, and before anybody ever
+    asked, it keeps UNREAD_BYTES_MAX: what is never read should not cost fresh memory, nor drive out of the processor's
+    caches what is at work. The page cache has the rest.
+C4  Eviction drops the cache's reference only: a reader that holds a batch keeps it.
 The owner serialises all calls (a log holds its mutex).
 """
 from libc.stddef cimport size_t
@@ -17,15 +20,18 @@ cdef struct BatchCache:
     size_t count
     size_t bytes
     size_t bytes_max
+    size_t bytes_limit      # at most bytes_max (C3)
+    bint adapts             # C3 holds; else bytes_limit is bytes_max
+    size_t unread_bytes     # put since anybody asked
     int64_t hits
     int64_t misses
     int64_t evicted
 
-cdef void cache_init(BatchCache* cache, size_t bytes_max) noexcept nogil
+cdef void cache_init(BatchCache* cache, size_t bytes_max, bint adapts) noexcept nogil
 cdef void cache_clear(BatchCache* cache) noexcept nogil
 # Takes a reference. Batches above it are dropped first (they were replaced). 0, or -1: out of memory (nothing is kept).
 cdef int cache_put(BatchCache* cache, Batch* batch) noexcept nogil
-# Evicts, oldest first, batches whose operations are all <= `evictable`, until `bytes` is at most bytes_max.
+# Evicts, oldest first, batches whose operations are all <= `evictable`, until `bytes` is at most bytes_limit.
 cdef void cache_trim(BatchCache* cache, int64_t evictable) noexcept nogil
 # Evicts batches whose operations are all <= index.
 cdef void cache_evict_to(BatchCache* cache, int64_t index) noexcept nogil

@@ -1,15 +1,22 @@
-"""See log_cache.pxd. The class LogCache is the cache's public face."""
+"""See log_cache.pxd. The class LogCache is the public one, which holds messages one by one."""
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from kudu_storage._native.log_batch cimport (
-    ENTRY_HEADER_BYTES, batch_memory, batch_new, batch_release, batch_retain,
-)
+from kudu_storage._native.log_batch cimport batch_memory, batch_new, batch_release, batch_retain
 
 from kudu_storage.errors import Collected, InvalidArgument, NotYetWritten
+
+cdef extern from "Python.h":
+    ctypedef struct PyListObject:
+        PyObject** ob_item
+
+cdef enum:
+    UNREAD_BYTES_MAX = 256 << 10
 
 
 cdef inline Batch* _at(const BatchCache* cache, size_t position) noexcept nogil:
@@ -20,9 +27,20 @@ cdef inline int64_t _last(const Batch* batch) noexcept nogil:
     return batch.first_index + batch.count - 1
 
 
-cdef void cache_init(BatchCache* cache, size_t bytes_max) noexcept nogil:
+cdef void cache_init(BatchCache* cache, size_t bytes_max, bint adapts) noexcept nogil:
     memset(cache, 0, sizeof(BatchCache))
     cache.bytes_max = bytes_max
+    cache.bytes_limit = bytes_max
+    cache.adapts = adapts
+    cache.unread_bytes = bytes_max
+
+
+cdef inline void _note_put(BatchCache* cache, size_t size) noexcept nogil:
+    cache.bytes += size
+    if cache.adapts:
+        cache.unread_bytes += size
+        if cache.unread_bytes > cache.bytes_max:
+            cache.bytes_limit = min(cache.bytes_max, <size_t> UNREAD_BYTES_MAX)
 
 
 cdef void _drop_first(BatchCache* cache) noexcept nogil:
@@ -66,12 +84,12 @@ cdef int cache_put(BatchCache* cache, Batch* batch) noexcept nogil:
     batch_retain(batch)
     cache.slots[(cache.head + cache.count) & cache.mask] = batch
     cache.count += 1
-    cache.bytes += batch_memory(batch)
+    _note_put(cache, batch_memory(batch))
     return 0
 
 
 cdef void cache_trim(BatchCache* cache, int64_t evictable) noexcept nogil:
-    while cache.bytes > cache.bytes_max and cache.count and _last(_at(cache, 0)) <= evictable:
+    while cache.bytes > cache.bytes_limit and cache.count and _last(_at(cache, 0)) <= evictable:
         _drop_first(cache)
         cache.evicted += 1
 
@@ -96,6 +114,8 @@ cdef void cache_truncate(BatchCache* cache, int64_t index) noexcept nogil:
 cdef Batch* cache_find(BatchCache* cache, int64_t index) noexcept nogil:
     cdef size_t low = 0, high = cache.count, middle
     cdef Batch* batch
+    cache.unread_bytes = 0
+    cache.bytes_limit = cache.bytes_max
     while low < high:
         middle = (low + high) >> 1
         if _at(cache, middle).first_index <= index:
@@ -112,49 +132,160 @@ cdef Batch* cache_find(BatchCache* cache, int64_t index) noexcept nogil:
     return NULL
 
 
+# -- the public face ---------------------------------------------------------------------------------------------------
+# Messages lie in slabs, one behind the other, as in a ring buffer; a slab goes when its last message went. Its place holds the
+# message's index and size.
+cdef struct Message:
+    int64_t index
+    Batch* slab             # its `count` is of the messages that it still holds
+    uint8_t* data
+    size_t size
+
+cdef enum:
+    SLAB_BYTES = 64 << 10
+    MESSAGE_SLOTS_FIRST = 64
+
+cdef extern from * nogil:
+    """
+    #define kudu_prefetch(address) __builtin_prefetch(address)
+    """
+    void kudu_prefetch(const void* address)
+
+
 cdef class LogCache:
     """Messages of a log by index, bounded in bytes. The GIL serialises its calls.
 
     Args:
-        bytes_max: bound; evictable messages beyond it are dropped, oldest first.
+        bytes_max: bound of messages and their slots; evictable messages beyond it are dropped, oldest first.
     """
-    cdef BatchCache cache
+    cdef Message* slots             # ring of a power of two
+    cdef size_t mask                # slots - 1; 0 before the first put
+    cdef size_t head
+    cdef size_t count
+    cdef size_t bytes
+    cdef size_t bytes_max
+    cdef Batch* slab                # where the next message goes
+    cdef size_t slab_used
+    cdef int64_t hits
+    cdef int64_t misses
+    cdef int64_t evicted
     cdef int64_t pinned_from        # messages at or above it are not evicted for want of room
 
     def __cinit__(self, size_t bytes_max):
-        cache_init(&self.cache, bytes_max)
+        self.bytes_max = bytes_max
         self.pinned_from = 0x7FFFFFFFFFFFFFFF
 
     def __dealloc__(self):
-        cache_clear(&self.cache)
+        while self.count:
+            self.drop_first()
+        if self.slab != NULL:
+            batch_release(self.slab)
+        free(self.slots)
+
+    cdef inline Message* at(self, size_t position) noexcept:
+        return &self.slots[(self.head + position) & self.mask]
+
+    cdef inline void let_go(self, Message* message) noexcept:
+        """Its slot is not the cache's any more."""
+        cdef Batch* slab = message.slab
+        self.bytes -= message.size + sizeof(Message)
+        slab.count -= 1
+        if slab.count == 0:
+            if slab == self.slab:
+                self.slab_used = 0
+            else:
+                batch_release(slab)
+
+    cdef inline void drop_first(self) noexcept:
+        cdef Message* message = self.at(0)
+        self.head = (self.head + 1) & self.mask
+        self.count -= 1
+        self.let_go(message)
+
+    cdef int grow(self) except -1:
+        cdef size_t capacity = (self.mask + 1) * 2 if self.slots != NULL else MESSAGE_SLOTS_FIRST
+        cdef size_t i
+        cdef Message* slots = <Message*> calloc(capacity, sizeof(Message))
+        if slots == NULL:
+            raise MemoryError()
+        for i in range(self.count):
+            slots[i] = self.at(i)[0]
+        free(self.slots)
+        self.slots = slots
+        self.mask = capacity - 1
+        self.head = 0
+        return 0
+
+    cdef int next_slab(self, size_t size) except -1:
+        cdef Batch* slab = batch_new(max(size, <size_t> SLAB_BYTES))
+        if slab == NULL:
+            raise MemoryError()
+        slab.count = 0
+        if self.slab != NULL and self.slab.count == 0:
+            batch_release(self.slab)
+        self.slab = slab
+        self.slab_used = 0
+        return 0
+
+    cdef inline int keep(self, int64_t index, const void* data, size_t size) except -1:
+        cdef Message* message
+        if self.slots == NULL or self.count > self.mask:
+            self.grow()
+        if self.slab == NULL or self.slab.body_bytes - self.slab_used < size:
+            self.next_slab(size)
+        message = self.at(self.count)
+        message.index = index
+        message.slab = self.slab
+        message.data = self.slab.bytes + self.slab_used
+        message.size = size
+        memcpy(message.data, data, size)
+        self.slab.count += 1
+        self.slab_used += size
+        self.count += 1
+        self.bytes += size + sizeof(Message)
+        while self.bytes > self.bytes_max and self.count and self.at(0).index < self.pinned_from:
+            self.drop_first()
+            self.evicted += 1
+        return 0
+
+    cdef int make_way(self, int64_t index) except -1:
+        """For a message with this index."""
+        if index < 1:
+            raise InvalidArgument(f"index {index} is below 1")
+        while self.count and self.at(self.count - 1).index >= index:
+            self.count -= 1
+            self.let_go(self.at(self.count))
+        return 0
 
     def put(self, int64_t index, message):
         """Keep a copy of `message` under `index`. Messages at and above it are dropped first: it replaces them."""
         cdef Py_buffer view
-        cdef Batch* batch
-        if index < 1:
-            raise InvalidArgument(f"index {index} is below 1")
         PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
         try:
-            batch = batch_new(<size_t> view.len)
-            if batch == NULL:
-                raise MemoryError()
-            memcpy(batch.bytes + ENTRY_HEADER_BYTES, view.buf, view.len)
+            self.make_way(index)
+            self.keep(index, view.buf, <size_t> view.len)
         finally:
             PyBuffer_Release(&view)
-        batch.first_index = index
-        batch.count = 1
-        if cache_put(&self.cache, batch) < 0:
-            batch_release(batch)
-            raise MemoryError()
-        batch_release(batch)
-        cache_trim(&self.cache, self.pinned_from - 1)
 
     def put_many(self, int64_t first_index, list messages not None):
         """put() of each, with indexes from first_index on."""
-        cdef Py_ssize_t i
-        for i in range(len(messages)):
-            self.put(first_index + i, messages[i])
+        cdef Py_ssize_t i, count = PyList_GET_SIZE(messages)
+        cdef PyObject** items = (<PyListObject*> messages).ob_item
+        cdef bint plain = True
+        for i in range(count):
+            plain = plain and PyBytes_CheckExact(<object> items[i])
+        if not plain:
+            for i, message in enumerate(list(messages)):
+                self.put(first_index + i, message)
+            return
+        if count == 0:
+            return
+        self.make_way(first_index)
+        for i in range(count):
+            if i + 2 < count:
+                kudu_prefetch(PyBytes_AS_STRING(<object> items[i + 2]))
+                kudu_prefetch(PyBytes_AS_STRING(<object> items[i + 2]) + 64)
+            self.keep(first_index + i, PyBytes_AS_STRING(<object> items[i]), <size_t> PyBytes_GET_SIZE(<object> items[i]))
 
     def pin_from(self, int64_t index):
         """Messages at or above `index` stay whatever the bound says (they are not durable yet, or a peer needs them)."""
@@ -164,7 +295,20 @@ cdef class LogCache:
 
     def evict(self, int64_t index):
         """Drop messages up to and including `index`: every peer has them."""
-        cache_evict_to(&self.cache, index)
+        while self.count and self.at(0).index <= index:
+            self.drop_first()
+            self.evicted += 1
+
+    cdef size_t find(self, int64_t index) noexcept:
+        """The position of the first message at or above it."""
+        cdef size_t low = 0, high = self.count, middle
+        while low < high:
+            middle = (low + high) >> 1
+            if self.at(middle).index < index:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def read(self, int64_t from_index, size_t max_bytes=1 << 20):
         """[(index, message)] from `from_index` on, up to the first hole and about max_bytes, at least one.
@@ -172,20 +316,19 @@ cdef class LogCache:
         Raises:
             NotYetWritten: above the last message. Collected: below, or in a hole: read it from the log.
         """
-        cdef Batch* batch
-        cdef size_t total = 0
+        cdef size_t position = self.find(from_index), total = 0
+        cdef Message* message
         found = []
-        while not found or total < max_bytes:
-            batch = cache_find(&self.cache, from_index)
-            if batch == NULL:
-                break
-            found.append((from_index, PyBytes_FromStringAndSize(<const char*> batch.bytes + ENTRY_HEADER_BYTES,
-                                                                batch.body_bytes)))
-            total += batch.body_bytes
-            batch_release(batch)
+        while position < self.count and self.at(position).index == from_index and (not found or total < max_bytes):
+            message = self.at(position)
+            found.append((from_index, PyBytes_FromStringAndSize(<const char*> message.data, <Py_ssize_t> message.size)))
+            total += message.size
+            position += 1
             from_index += 1
+        self.hits += len(found)
         if not found:
-            last = _last(_at(&self.cache, self.cache.count - 1)) if self.cache.count else 0
+            self.misses += 1
+            last = self.at(self.count - 1).index if self.count else 0
             if from_index > last:
                 raise NotYetWritten(f"message {from_index} is above the last one, {last}")
             raise Collected(f"message {from_index} is not in the cache", advice="read it from the log")
@@ -193,20 +336,26 @@ cdef class LogCache:
 
     def stats(self):
         """Counts and bytes, by name."""
-        return {"messages": self.cache.count, "bytes": self.cache.bytes, "bytes_max": self.cache.bytes_max,
-                "hits": self.cache.hits, "misses": self.cache.misses, "evicted": self.cache.evicted,
-                "first_index": _at(&self.cache, 0).first_index if self.cache.count else None,
-                "last_index": _last(_at(&self.cache, self.cache.count - 1)) if self.cache.count else None}
+        return {"messages": self.count, "bytes": self.bytes, "bytes_max": self.bytes_max,
+                "hits": self.hits, "misses": self.misses, "evicted": self.evicted,
+                "first_index": self.at(0).index if self.count else None,
+                "last_index": self.at(self.count - 1).index if self.count else None}
 
     def check(self):
-        """Derive C1 and C2 afresh. Raises AssertionError."""
+        """Derive order, bytes and the slabs' counts afresh. Raises AssertionError."""
         cdef size_t i, total = 0
         cdef int64_t last = 0
-        for i in range(self.cache.count):
-            assert _at(&self.cache, i).first_index > last, "C1"
-            last = _last(_at(&self.cache, i))
-            total += batch_memory(_at(&self.cache, i))
-        assert total == self.cache.bytes, "C2"
+        cdef Message* message
+        live = {}
+        for i in range(self.count):
+            message = self.at(i)
+            assert message.index > last, "order"
+            last = message.index
+            total += message.size + sizeof(Message)
+            live[<size_t> message.slab] = live.get(<size_t> message.slab, 0) + 1
+        assert total == self.bytes, "bytes"
+        for i in range(self.count):
+            assert self.at(i).slab.count == live[<size_t> self.at(i).slab], "slabs"
 
     def __len__(self):
-        return self.cache.count
+        return self.count

@@ -32,6 +32,7 @@ cdef enum AppendStatus:
     APPEND_FULL = 1
     APPEND_POISONED = 2
     APPEND_CLOSED = 3
+    APPEND_MUCH = 4             # OK, and the caller should pump: for what is only to be with the kernel, it is the cheapest
 
 cdef struct LogCore:
     int64_t references
@@ -123,8 +124,8 @@ cdef void core_pump(LogCore* core) noexcept nogil
 # Of the batch with this serial; without an epoch, of the operation `index`, whoever appends it. Call with the mutex held.
 cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index) noexcept nogil
 cdef void core_schedule(LogCore* core) noexcept nogil       # call with the mutex held
-cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index,
-                          int64_t deadline_us) noexcept nogil
+cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index, int64_t deadline_us,
+                          int64_t slice_us) noexcept nogil
 cdef int core_close(LogCore* core, bint seal) noexcept nogil
 # Nothing is acknowledged any more. `what` must live for ever.
 cdef void core_poison(LogCore* core, int error, const char* what) noexcept nogil

@@ -81,6 +81,11 @@ cdef void core_release(LogCore* core) noexcept nogil:
 
 
 # -- appending ---------------------------------------------------------------------------------------------------------
+cdef inline bint _is_much(const LogCore* core) noexcept nogil:
+    """Worth a group that nobody waits for yet. One batch alone is not: who appended it may be about to wait, and write it."""
+    return core.queued_bytes >= LINGER_BYTES and core.queue_first != core.queue_last
+
+
 cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexcept nogil:
     cdef size_t size = batch_memory(batch)
     if core.poison_errno:
@@ -89,8 +94,6 @@ cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexce
         return APPEND_CLOSED
     if core.queued_bytes and core.queued_bytes + size > core.queued_bytes_max:
         return APPEND_FULL
-    batch.epoch = core.epoch
-    kudu_add(&core.epoch.references, 1)
     batch.serial = core.next_serial
     core.next_serial += 1
     if batch.kind == ENTRY_REPLICATE:
@@ -108,7 +111,9 @@ cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexce
     core.queued_bytes += size
     if schedule:
         core_schedule(core)
-        if core.queued_bytes >= LINGER_BYTES:
+        if _is_much(core):
+            if core.durability == DURABILITY_OS and core.event_fd < 0 and not core.pumping:
+                return APPEND_MUCH
             pthread_cond_signal(&core.work)
     return APPEND_OK
 
@@ -169,7 +174,7 @@ cdef inline int _of_sync(int status) noexcept nogil:
 
 cdef int _sync(LogCore* core) noexcept nogil:
     cdef int status = _of_sync(core.ops.sync(core.disk, core.fd))
-    core.syncs += 1
+    kudu_add(&core.syncs, 1)
     if status == 0:
         core.unsynced_since_us = 0
     return status
@@ -340,7 +345,8 @@ cdef void _flush_index(LogCore* core) noexcept nogil:
 
 
 cdef void _index_batch(LogCore* core, const Batch* batch, int64_t offset) noexcept nogil:
-    cdef int64_t i
+    cdef int64_t i, count, done = 0
+    cdef int64_t term = batch.term, sequence = core.sequence
     cdef int64_t* slot
     if batch.kind != ENTRY_REPLICATE:
         return
@@ -348,17 +354,20 @@ cdef void _index_batch(LogCore* core, const Batch* batch, int64_t offset) noexce
         core.index_slots = <uint8_t*> malloc(INDEX_BUFFER_SLOTS * INDEX_SLOT_BYTES)
         if core.index_slots == NULL:
             return
-    for i in range(batch.count):
+    while done < batch.count:
         if core.index_count == INDEX_BUFFER_SLOTS \
-                or (core.index_count and batch.first_index + i != core.index_first + core.index_count):
+                or (core.index_count and batch.first_index + done != core.index_first + core.index_count):
             _flush_index(core)
         if core.index_count == 0:
-            core.index_first = batch.first_index + i
+            core.index_first = batch.first_index + done
+        count = min(batch.count - done, INDEX_BUFFER_SLOTS - core.index_count)
         slot = <int64_t*> (core.index_slots + core.index_count * INDEX_SLOT_BYTES)
-        slot[0] = batch.term
-        slot[1] = core.sequence
-        slot[2] = offset
-        core.index_count += 1
+        for i in range(count):
+            slot[3 * i] = term
+            slot[3 * i + 1] = sequence
+            slot[3 * i + 2] = offset
+        core.index_count += count
+        done += count
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------
@@ -576,14 +585,18 @@ cdef void _announce(LogCore* core) noexcept nogil:
 
 
 cdef void core_pump(LogCore* core) noexcept nogil:
+    pthread_mutex_lock(&core.mutex)
+    if not core.pumping:
+        _pump(core)
+    pthread_mutex_unlock(&core.mutex)
+
+
+cdef void _pump(LogCore* core) noexcept nogil:
+    """core_pump() when nobody pumps. Call with the mutex held; it is free while the disk is at work."""
     cdef Group group
     cdef int64_t status
     cdef int synced
     cdef bint wrote
-    pthread_mutex_lock(&core.mutex)
-    if core.pumping:
-        pthread_mutex_unlock(&core.mutex)
-        return
     core.pumping = True
     while core.queue_first != NULL and core.poison_errno == 0:
         _take_group(core, &group)
@@ -612,7 +625,6 @@ cdef void core_pump(LogCore* core) noexcept nogil:
         _announce(core)
     if core.sync_waiters:
         pthread_cond_broadcast(&core.progress)      # somebody may have to pump now
-    pthread_mutex_unlock(&core.mutex)
 
 
 # -- the pool ----------------------------------------------------------------------------------------------------------
@@ -756,21 +768,40 @@ cdef void* _pool_thread(void* nothing) noexcept nogil:
     return NULL
 
 
+cdef bint _others_wait() noexcept nogil:
+    """For a thread of the pool."""
+    cdef bint wait
+    pthread_mutex_lock(&POOL.mutex)
+    wait = POOL.count > POOL.idle
+    pthread_mutex_unlock(&POOL.mutex)
+    return wait
+
+
 cdef void _serve(LogCore* core) noexcept nogil:
-    """Write what the log has queued, after waiting a moment for more; then let go of it."""
+    """Write what the log has queued, a moment later, for there may be more by then; stay until nothing comes any more.
+
+    A caller that waits for each of its batches writes it by itself. To come back for each would cost more than writing it.
+    """
     cdef timespec until
+    cdef int64_t mark
+    cdef bint wanted
     pthread_mutex_lock(&core.mutex)
-    while core.queue_first != NULL and core.poison_errno == 0:
-        if not core.urgent and not core.closing and core.queued_bytes < LINGER_BYTES:
+    while core.poison_errno == 0:
+        wanted = core.urgent or core.closing or _is_much(core)
+        if core.pumping or not wanted:
+            mark = core.next_serial
             until = timespec_of(monotonic_us() + LINGER_US)
             pthread_cond_timedwait(&core.work, &core.mutex, &until)
-        if core.pumping:
-            # Somebody who waits pumps, and goes on until the queue is empty.
+            if core.queue_first == NULL and core.next_serial == mark:
+                break
+            wanted = core.urgent or core.closing or _is_much(core) or _others_wait()
+            if not wanted and (core.pumping or core.queue_first == NULL or core.queue_first.serial >= mark):
+                continue            # what was queued then is written, or somebody writes it
+        if core.pumping or core.queue_first == NULL:
+            # Whoever pumps goes on until the queue is empty.
             break
         core.urgent = False
-        pthread_mutex_unlock(&core.mutex)
-        core_pump(core)
-        pthread_mutex_lock(&core.mutex)
+        _pump(core)
     core.scheduled = False
     pthread_mutex_unlock(&core.mutex)
 
@@ -800,23 +831,26 @@ cdef void _sync_late(LogCore* core) noexcept nogil:
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------
-cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index,
-                          int64_t deadline_us) noexcept nogil:
-    """Until the operation is acknowledged or failed, or the deadline (monotonic) has passed; pumps if nobody does."""
+cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index, int64_t deadline_us,
+                          int64_t slice_us) noexcept nogil:
+    """Until the operation is acknowledged or failed, the deadline (monotonic) has passed, or so long; pumps if nobody does."""
+    cdef int64_t now_us, slice_end_us = 0
     cdef TokenState state
-    cdef timespec until = timespec_of(deadline_us)
+    cdef timespec until
     pthread_mutex_lock(&core.mutex)
     while True:
         state = core_token_state(core, epoch, serial, index)
         if state != TOKEN_PENDING:
             break
         if not core.pumping and core.queue_first != NULL:
-            pthread_mutex_unlock(&core.mutex)
-            core_pump(core)
-            pthread_mutex_lock(&core.mutex)
+            _pump(core)
             continue
-        if monotonic_us() >= deadline_us:
+        now_us = monotonic_us()
+        if slice_end_us == 0:
+            slice_end_us = min(deadline_us, now_us + slice_us)
+        if now_us >= slice_end_us:
             break
+        until = timespec_of(slice_end_us)
         core.sync_waiters += 1
         pthread_cond_timedwait(&core.progress, &core.mutex, &until)
         core.sync_waiters -= 1
@@ -831,14 +865,11 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     pthread_mutex_lock(&core.mutex)
     core.closing = True
     pthread_cond_signal(&core.work)
-    while core.pumping:
-        core.sync_waiters += 1
-        pthread_cond_wait(&core.progress, &core.mutex)
-        core.sync_waiters -= 1
-    pthread_mutex_unlock(&core.mutex)
-    core_pump(core)
-    pthread_mutex_lock(&core.mutex)
-    while core.pumping:
+    # Not every pumper empties the queue: one may only owe a sync.
+    while core.pumping or (core.queue_first != NULL and core.poison_errno == 0):
+        if not core.pumping:
+            _pump(core)
+            continue
         core.sync_waiters += 1
         pthread_cond_wait(&core.progress, &core.mutex)
         core.sync_waiters -= 1

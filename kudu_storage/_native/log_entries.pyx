@@ -194,7 +194,7 @@ cdef class EntryIterator:
         self.source = source
         self.index = index
         self.end = end
-        self.left = INT64_MAX if max_bytes is None else max(max_bytes, 1)
+        self.left = INT64_MAX if max_bytes is None else max(max_bytes, 0)
         self.as_bytes = as_bytes
         self.cursor = cursor_of(NULL, 0)
 

@@ -24,6 +24,13 @@ class Append:
     def wait(self, timeout: float | None = None) -> Append: ...
     def __await__(self) -> Generator[Any, None, Append]: ...
 
+class LogAppender:
+    """What a Log does once a batch: its base class."""
+
+    _writer: LogWriter
+    def append(self, payload: bytes) -> Append: ...
+    def append_many(self, payloads: list[bytes]) -> Append: ...
+
 class LogWriter:
     """The one writer of a log's folder."""
 

@@ -3,6 +3,7 @@
 User entries are NO_OP REPLICATEs whose payload travels in NoOpRequestPB.payload_for_tests (field 1; present, even if empty, it
 marks a user's entry), so that real tools print them and a real server replays them as nothing. An entry is encoded once, here.
 """
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -17,28 +18,33 @@ from kudu_storage._native.cursor cimport Cursor, Field, cursor_left, cursor_of, 
 from kudu_storage._native.disk cimport Disk
 from kudu_storage._native.entry cimport ENTRY_COMMIT, ENTRY_REPLICATE, OP_NO_OP, LogEntry, next_entry
 from kudu_storage._native.log_batch cimport (
-    ENTRY_HEADER_BYTES, Batch, Epoch, batch_new, batch_release, epoch_release, kudu_add, kudu_load,
+    BATCH_SLACK_BYTES, ENTRY_HEADER_BYTES, Batch, Epoch, batch_new, batch_release, epoch_release, kudu_add, kudu_load,
 )
 from kudu_storage._native.log_cache cimport cache_find, cache_init
 from kudu_storage._native.log_entries cimport CachedBatch
 from kudu_storage._native.log_core cimport (
-    APPEND_CLOSED, APPEND_FULL, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE,
+    APPEND_CLOSED, APPEND_FULL, APPEND_MUCH, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE,
     TOKEN_PENDING, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
     core_new, core_poison, core_pump, core_release, core_retain, core_schedule, core_token_state, core_wait,
 )
 from kudu_storage._native.posix cimport (
-    monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock, realtime_us,
+    coarse_realtime_us, monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from kudu_storage._native.segment cimport BatchChunk
 from kudu_storage._native.wire cimport put_bytes, put_fixed64, put_varint, varint_size
 
 from kudu_storage._native import codec as _codec
 from kudu_storage._native import lz4 as _lz4
+from kudu_storage._native.log_batch import kept_bytes
 from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.errors import (
     BadFormat, InternalError, InvalidArgument, LogBackpressure, LogClosed, LogPoisoned, NoSpace, WaitTimeout,
 )
+
+cdef extern from "Python.h":
+    ctypedef struct PyListObject:
+        PyObject** ob_item
 
 cdef enum:
     NOOP_FIELD = 999
@@ -55,25 +61,27 @@ cdef inline size_t _id_size(int64_t term, int64_t index) noexcept nogil:
     return 2 + varint_size(<uint64_t> term) + varint_size(<uint64_t> index)
 
 
-cdef inline size_t _noop_size(size_t payload) noexcept nogil:
-    return 1 + varint_size(payload) + payload
+cdef enum:
+    ENVELOPE_BYTES_MAX = 64     # 1 + 5 + 2 + 1 + 5 + 2 + 11 + 11 + 9 + 2 + 2 + 5 + 1 + 5 = 62; a whole copy's width
+assert <int> ENVELOPE_BYTES_MAX <= <int> BATCH_SLACK_BYTES
+
+# What stands before a payload, for all entries of a batch whose payloads and indexes have the same sizes. Only the index
+# differs between them. Entries are many and envelopes longer than some payloads: made once, copied, patched.
+cdef struct Envelope:
+    size_t payload_bytes        # that it is made for
+    int64_t index_end           # and for indexes below this
+    size_t bytes
+    size_t index_at
+    uint8_t text[ENVELOPE_BYTES_MAX]
 
 
-cdef inline size_t _message_size(size_t id_size, size_t noop) noexcept nogil:
-    return 2 + id_size + 9 + 2 + 2 + varint_size(noop) + noop
-
-
-cdef inline size_t _entry_size(size_t message) noexcept nogil:
-    return 2 + 1 + varint_size(message) + message
-
-
-cdef inline uint8_t* _put_entry(uint8_t* out, int64_t term, int64_t index, uint64_t timestamp, const uint8_t* payload,
-                                size_t size) noexcept nogil:
+cdef void _make_envelope(Envelope* envelope, int64_t term, int64_t index, uint64_t timestamp, size_t size) noexcept nogil:
     cdef size_t id_size = _id_size(term, index)
-    cdef size_t noop = _noop_size(size)
-    cdef size_t message = _message_size(id_size, noop)
+    cdef size_t noop = 1 + varint_size(size) + size
+    cdef size_t message = 2 + id_size + 9 + 2 + 2 + varint_size(noop) + noop
+    cdef uint8_t* out = envelope.text
     out[0] = 0x0A                                           # entry
-    out = put_varint(out + 1, _entry_size(message))
+    out = put_varint(out + 1, 2 + 1 + varint_size(message) + message)
     out[0] = 0x08                                           # type
     out[1] = ENTRY_REPLICATE
     out[2] = 0x12                                           # replicate
@@ -83,6 +91,7 @@ cdef inline uint8_t* _put_entry(uint8_t* out, int64_t term, int64_t index, uint6
     out[2] = 0x08
     out = put_varint(out + 3, <uint64_t> term)
     out[0] = 0x10
+    envelope.index_at = <size_t> (out + 1 - envelope.text)
     out = put_varint(out + 1, <uint64_t> index)
     out[0] = 0x11                                           # timestamp
     out = put_fixed64(out + 1, timestamp)
@@ -93,10 +102,24 @@ cdef inline uint8_t* _put_entry(uint8_t* out, int64_t term, int64_t index, uint6
     out = put_varint(out + 4, noop)
     out[0] = 0x0A                                           # payload_for_tests
     out = put_varint(out + 1, size)
-    return put_bytes(out, payload, size)
+    envelope.bytes = <size_t> (out - envelope.text)
+    envelope.payload_bytes = size
+    # Indexes are below 2^63: nine groups of seven bits.
+    envelope.index_end = INT64_MAX if varint_size(<uint64_t> index) == 9 else (<int64_t> 1) << (7 * varint_size(<uint64_t> index))
+
+
+cdef inline uint8_t* _put_entry(uint8_t* out, const Envelope* envelope, int64_t index, const uint8_t* payload) noexcept nogil:
+    """Writes ENVELOPE_BYTES_MAX at first, whatever the envelope's size: a copy of constant length is some instructions."""
+    memcpy(out, envelope.text, ENVELOPE_BYTES_MAX)
+    put_varint(out + envelope.index_at, <uint64_t> index)
+    return put_bytes(out + envelope.bytes, payload, envelope.payload_bytes)
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
+# No cycle goes through a token for good: the waiters let go of theirs when the log is closed, at the latest.
+@cython.no_gc
+@cython.freelist(64)
+@cython.final
 cdef class Append:
     """What append() returns: the operations' ids, and when they are acknowledged. Any thread may wait; any loop may await."""
     cdef LogWriter writer
@@ -227,7 +250,7 @@ cdef class LogWriter:
         self.core.written_index = next_index - 1
         self.core.durable_index = next_index - 1
         self.core.last_timestamp = last_timestamp
-        cache_init(&self.core.cache, cache_bytes_max)
+        cache_init(&self.core.cache, cache_bytes_max, True)
         # Snappy and zlib (and LZ4 without its C entry points) need the GIL, which the pool's threads must not wait for.
         self.compresses_here = codec > 1 and not (codec == 3 and _lz4.engine() == "lz4 wheel, native")
 
@@ -241,58 +264,76 @@ cdef class LogWriter:
         core_release(self.core)
 
     # -- appending -------------------------------------------------------------------------------------------------
-    def append_many(self, list payloads not None):
-        """Queue opaque entries as one batch. Returns an Append at once; never blocks on the disk.
+    cpdef Append append_many(self, list payloads):
+        """Queue opaque entries as one batch. Returns an Append at once; never waits for the disk.
+
+        With durability "os", when much is queued and nobody writes it, it gives that to the kernel before it returns.
 
         Raises:
             LogBackpressure, LogPoisoned, LogClosed, InvalidArgument (too large, or no entry).
         """
         cdef Py_ssize_t i, count = PyList_GET_SIZE(payloads)
         cdef list held = payloads
-        cdef Append token
+        cdef Append token = None
         if count == 0:
             raise InvalidArgument("a batch has at least one entry")
         for i in range(count):
             if not PyBytes_CheckExact(<object> PyList_GET_ITEM(held, i)):
                 held = [p if type(p) is bytes else bytes(memoryview(p)) for p in payloads]
                 break
-        token = None
+        if self.compresses_here and held is payloads:
+            held = list(held)       # other threads may run meanwhile
         while token is None:
-            token = self._append_payloads(held)
+            token = self._append_payloads((<PyListObject*> held).ob_item, PyList_GET_SIZE(held))
         return token
 
-    cdef Append _append_payloads(self, list held):
-        """None: the next index is another by now."""
-        cdef Py_ssize_t i, count = PyList_GET_SIZE(held)
-        cdef size_t body = 0, message
-        cdef int64_t index
+    cdef Append append_one(self, payload):
+        """append_many() of one."""
+        cdef bytes held = payload if type(payload) is bytes else bytes(memoryview(payload))
+        cdef PyObject* item = <PyObject*> held
+        cdef Append token = None
+        while token is None:
+            token = self._append_payloads(&item, 1)
+        return token
+
+    cdef Append _append_payloads(self, PyObject** payloads, Py_ssize_t count):
+        """Of bytes objects, which the caller holds. None: the next index is another by now."""
+        cdef Py_ssize_t i
+        cdef size_t body = 0, size
+        cdef int64_t term = self.core.term, index
         cdef uint64_t timestamp
         cdef Batch* batch
         cdef uint8_t* out
-        cdef object payload
+        cdef Envelope envelope
         self._check_usable()
         index = kudu_load(&self.core.next_index)
+        timestamp = self._next_timestamp()
+        envelope.index_end = 0
         for i in range(count):
-            payload = <object> PyList_GET_ITEM(held, i)
-            message = _message_size(_id_size(self.core.term, index + i), _noop_size(<size_t> PyBytes_GET_SIZE(payload)))
-            body += 1 + varint_size(_entry_size(message)) + _entry_size(message)
+            size = <size_t> PyBytes_GET_SIZE(<object> payloads[i])
+            if index + i >= envelope.index_end or size != envelope.payload_bytes:
+                _make_envelope(&envelope, term, index + i, timestamp, size)
+            body += envelope.bytes + size
         if body > BATCH_BYTES_MAX:
             raise InvalidArgument(f"a batch of {body} bytes is above the limit of {BATCH_BYTES_MAX}",
                                   advice="several smaller batches")
         batch = batch_new(body)
         if batch == NULL:
             raise MemoryError()
-        timestamp = self._next_timestamp()
         out = batch.bytes + ENTRY_HEADER_BYTES
+        # The envelope is the last entry's now; where all are alike it is everybody's.
+        if varint_size(<uint64_t> index) != varint_size(<uint64_t> (index + count - 1)):
+            envelope.index_end = 0
         for i in range(count):
-            payload = <object> PyList_GET_ITEM(held, i)
-            out = _put_entry(out, self.core.term, index + i, timestamp, <const uint8_t*> PyBytes_AS_STRING(payload),
-                             <size_t> PyBytes_GET_SIZE(payload))
+            size = <size_t> PyBytes_GET_SIZE(<object> payloads[i])
+            if index + i >= envelope.index_end or size != envelope.payload_bytes:
+                _make_envelope(&envelope, term, index + i, timestamp, size)
+            out = _put_entry(out, &envelope, index + i, <const uint8_t*> PyBytes_AS_STRING(<object> payloads[i]))
         batch.first_index = index
-        batch.term = self.core.term
+        batch.term = term
         batch.count = <int32_t> count
         batch.kind = ENTRY_REPLICATE
-        return self._queue(batch, index, batch.term)
+        return self._queue(batch, index, term)
 
     def append_entries(self, bytes body not None, *, bint replace=False):
         """Queue a serialised LogEntryBatchPB as it is: all REPLICATEs, the first at the next index, or all COMMITs.
@@ -384,6 +425,10 @@ cdef class LogWriter:
         pthread_mutex_unlock(&self.core.mutex)
         if status == APPEND_OK:
             return token
+        if status == APPEND_MUCH:
+            with nogil:
+                core_pump(self.core)
+            return token
         batch_release(batch)
         if moved:
             return None
@@ -406,7 +451,7 @@ cdef class LogWriter:
 
     cdef uint64_t _next_timestamp(self) noexcept:
         """Hybrid time: now, but above the last one."""
-        cdef uint64_t now = (<uint64_t> realtime_us()) << 12
+        cdef uint64_t now = (<uint64_t> coarse_realtime_us()) << 12
         self.core.last_timestamp = max(now, self.core.last_timestamp + 1)
         return self.core.last_timestamp
 
@@ -435,22 +480,21 @@ cdef class LogWriter:
             raise self._foreign() if self.is_foreign() else LogClosed("the log is closed", path=self.path)
         return 0
 
-    cdef TokenState _wait(self, const Epoch* epoch, int64_t serial, int64_t index, timeout) except *:
+    cdef int _wait(self, const Epoch* epoch, int64_t serial, int64_t index, timeout) except -1:
         """As core_wait(), with a timeout as people give it, and open to Ctrl-C."""
-        cdef int64_t deadline = 0x7FFFFFFFFFFFFFFF, slice_end
+        cdef int64_t deadline = INT64_MAX
         cdef TokenState state
         if self.is_foreign():
             return TOKEN_CLOSED
         if timeout is not None and timeout < FOREVER_S:
             deadline = monotonic_us() + (<int64_t> (timeout * 1e6) if timeout > 0 else 0)
         while True:
-            slice_end = min(deadline, monotonic_us() + WAIT_SLICE_US)
             with nogil:
-                state = core_wait(self.core, epoch, serial, index, slice_end)
+                state = core_wait(self.core, epoch, serial, index, deadline, WAIT_SLICE_US)
             if state != TOKEN_PENDING:
                 return state
             PyErr_CheckSignals()
-            if monotonic_us() >= deadline:
+            if deadline != INT64_MAX and monotonic_us() >= deadline:
                 return state
 
     def poisoned(self):
@@ -528,7 +572,7 @@ cdef class LogWriter:
         Raises:
             WaitTimeout, LogPoisoned, LogClosed.
         """
-        cdef TokenState state = self._wait(NULL, 0, index, timeout)
+        cdef int state = self._wait(NULL, 0, index, timeout)
         self.raise_for(state)
         if state == TOKEN_PENDING:
             raise WaitTimeout(f"there is no operation {index} after {timeout} s")
@@ -593,7 +637,7 @@ cdef class LogWriter:
                 "groups": self.core.groups, "syncs": kudu_load(&self.core.syncs),
                 "batches_written": self.core.batches_written, "no_space_count": self.core.no_space_count,
                 "cache_bytes": self.core.cache.bytes, "cache_bytes_max": self.core.cache.bytes_max,
-                "cache_hits": self.core.cache.hits, "cache_misses": self.core.cache.misses,
+                "kept_bytes": kept_bytes(), "cache_hits": self.core.cache.hits, "cache_misses": self.core.cache.misses,
                 "poisoned": self.core.poison_errno != 0,
             }
         finally:
@@ -653,3 +697,21 @@ cdef class LogWriter:
         if value < self.core.term:
             raise InvalidArgument(f"term {value} is below the log's term {self.core.term}")
         self.core.term = value
+
+
+# -- the face ----------------------------------------------------------------------------------------------------------
+cdef class LogAppender:
+    """What a Log does once a batch: its base class, without a Python frame in between."""
+    cdef public LogWriter _writer
+
+    def append(self, payload):
+        """Queue one opaque entry. Returns at once a token: `.wait(timeout=)`, or await it.
+
+        Raises:
+            LogBackpressure, LogPoisoned, LogClosed, InvalidArgument.
+        """
+        return self._writer.append_one(payload)
+
+    def append_many(self, list payloads not None):
+        """Queue opaque entries as one batch, acknowledged together. As append()."""
+        return self._writer.append_many(payloads)

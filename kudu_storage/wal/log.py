@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.log_entries import Entry, EntryIterator
-from kudu_storage._native.log_writer import Append, LogWriter
+from kudu_storage._native.log_writer import Append, LogAppender, LogWriter
 from kudu_storage.common import types
 from kudu_storage.common.limits import MIB
 from kudu_storage.common.opid import OpId
@@ -58,8 +58,8 @@ SEGMENT_BYTES_MAX: Final = 1024 * MIB
 
 
 
-class Log:
-    """A write-ahead log in Kudu's format, in one folder. Make it with Log.open()."""
+class Log(LogAppender):
+    """A write-ahead log in Kudu's format, in one folder. Make it with Log.open(); LogAppender has append()."""
 
     def __init__(self, path: str, writer: LogWriter, lock_fd: int, recovered: Recovered, settings: dict[str, Any],
                  disk: Disk) -> None:
@@ -165,18 +165,6 @@ class Log:
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     # -- appending -----------------------------------------------------------------------------------------------------
-    def append(self, payload: bytes) -> Append:
-        """Queue one opaque entry. Returns at once a token: `.wait(timeout=)`, or await it.
-
-        Raises:
-            LogBackpressure, LogPoisoned, LogClosed, InvalidArgument.
-        """
-        return self._writer.append_many([payload])
-
-    def append_many(self, payloads: list[bytes]) -> Append:
-        """Queue opaque entries as one batch, acknowledged together. As append()."""
-        return self._writer.append_many(payloads)
-
     def append_replicate(self, *messages: Any, replace: bool = False) -> Append:
         """Queue operations as one batch: kudu.consensus.ReplicateMsg messages, or their bytes, with the next indexes.
 
