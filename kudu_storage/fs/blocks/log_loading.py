@@ -12,6 +12,7 @@ Nothing is repaired while there are malformed records: they may be what tells wh
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,12 +108,13 @@ def _load(container: Container, loaded: Loaded) -> bool:
         raise BadFormat(f"the container holds {records.type_name}, not {TYPE}", path=container.metadata_path)
     if records.error is not None and not torn_tail(records, metadata):
         raise records.error
-    folded = fold(records.records, lambda: _size(container.data_path) or 0, container.metadata_path)
     if data_size is None:
+        folded = fold(records.records, lambda: sys.maxsize, container.metadata_path)
         if records.error is None and not folded.live and not folded.malformed:
             loaded.incomplete.append(IncompleteContainer(container.path))
             return False
         raise FileNotFoundError(2, "missing", container.data_path)
+    folded = fold(records.records, lambda: _size(container.data_path) or 0, container.metadata_path)
     container.take(folded)
     container.data_end, container.metadata_end = data_size, records.offsets[-1]
     loaded.malformed += (MalformedRecord(container.path, record) for record in folded.malformed)

@@ -1,8 +1,8 @@
 """The log block manager: many blocks in few files, as Kudu keeps them (docs/formats/blocks.md).
 
 A block gathers its first bytes in memory, then takes a container for itself until it is finished, so that it lies
-in one piece. Finished blocks become durable together in `commit`; until then they are nothing but bytes behind the last block
-that counts.
+in one piece. Finished blocks become durable together in `commit`; until then they are nothing but bytes behind the
+last block that counts.
 
  L1  A container has one writer at a time: who took it out of `_available`, or made it.
  L2  Locks: a container's before the manager's, containers' by path. The disk is never touched under the manager's lock,
