@@ -1,6 +1,6 @@
 """`kudu-storage fs ...`: a server's file system as a whole. Parses options, prints; the work is in kudu_storage.fs.
 
-`format` and `check --repair` write; all else opens read-only, also beside a running server. Exit codes: 0 all is well,
+`format` and `check --repair` write; all else opens read-only, also beside a running server. Exit codes: 0 good,
 1 a fatal problem was found, 2 usage.
 """
 from __future__ import annotations
