@@ -47,7 +47,18 @@ def deleting_run(script: BlockScript) -> None:
     script.create(800)
 
 
-RUNS = {"creating": creating_run, "deleting": deleting_run}
+def rewriting_run(script: BlockScript) -> None:
+    """Full containers that are rewritten, and appended to afterwards."""
+    ids = script.create(*[10] * 14)
+    script.delete(*ids[:8])
+    script.delete(ids[9])
+    script.delete(*ids[10:12])
+    script.reopen()
+    script.delete(ids[13])
+    script.create(100)
+
+
+RUNS = {"creating": creating_run, "deleting": deleting_run, "rewriting": rewriting_run}
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
