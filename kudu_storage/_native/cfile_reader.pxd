@@ -10,7 +10,7 @@ from kudu_storage._native.block_cache cimport BlockCache, CachedBlock
 from kudu_storage._native.byte_buffer cimport ByteBuffer
 from kudu_storage._native.cfile_block cimport BlockDecoder, Dictionary, ValueShape
 from kudu_storage._native.cfile_index cimport BlockPointer, FlatIndex
-from kudu_storage._native.column_block cimport ColumnBuffers
+from kudu_storage._native.column_block cimport BlockBuffers, ColumnBuffers
 
 cdef struct RowRange:
     uint64_t first
@@ -82,7 +82,8 @@ cdef class ColumnCursor:
     cdef ColumnBuffers scratch
     cdef int64_t scratch_rows
     cdef ByteBuffer codes
-    # Rows first .. first + count into rows at .. of `out` (see decoder_read): the whole work of a scan's column.
+    # Rows first .. first + count into rows at .. of `out` (see decoder_read): the whole work of a scan's column. By row number
+    # needs a positional index, or reader.prepare_rows() called before (it reads a file without one from end to end).
     cdef int read(self, uint64_t first, uint64_t count, ColumnBuffers* out, int64_t at) except -1 nogil
     cdef int read_ranges(self, const RowRange* ranges, int64_t range_count, ColumnBuffers* out, int64_t at) except -1 nogil
     # Only the rows first + i whose bit i of `selection` is set, packed from `at` on; returns how many.
@@ -96,10 +97,16 @@ cdef class ColumnCursor:
                           int64_t at) except -1 nogil
     # The first row whose encoded key is >= `key` (row count: none), and whether it is equal. Needs prepare_keys().
     cdef int seek_key(self, const uint8_t* key, size_t size, uint64_t* row, bint* exact) except -1 nogil
+    # For files that are walked by their value index (deltas, key indexes), without prepare_rows(): opens its block `index` of
+    # reader.values.count and returns its number of rows; block_first is the first of them, and read() then serves them.
+    cdef int64_t open_leaf(self, uint32_t index) except -1 nogil
     cdef int open_row(self, uint64_t row) except -1 nogil       # opens the block that holds `row`
     cdef int open_block(self, BlockPointer pointer, int64_t index) except -1 nogil
     cdef int _refuse(self) except -1 nogil
     cdef void _read_ahead(self, int64_t index) noexcept nogil
     cdef int _lower_bound(self, const uint8_t* key, size_t size, uint64_t* row, bint* exact) except -1 nogil
     cdef int _compare(self, uint64_t row, const uint8_t* key, size_t size, int* order) except -1 nogil
+    cdef BlockBuffers* _new_block(self, int64_t rows) except NULL
+    cdef object _wrap(self, BlockBuffers* block, object column)
+    cdef int _check_rows(self, first, count) except -1
     cdef int _reserve_scratch(self, int64_t rows) except -1 nogil

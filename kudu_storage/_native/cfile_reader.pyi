@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 from kudu_storage._native.block_cache import BlockCache
 from kudu_storage._native.column_block import ColumnBlock
 from kudu_storage.common.schema import ColumnSchema
@@ -58,6 +60,11 @@ class ColumnCursor:
     def __init__(self, reader: CFileReader) -> None: ...
     def read_block(self, first: int = 0, count: int | None = None, *, column: ColumnSchema | None = None) -> ColumnBlock:
         """Rows first .. first + count (all) as a block of one column. `column` names it and gives a decimal's scale."""
+    def read_block_ranges(self, ranges: Iterable[tuple[int, int]], *, column: ColumnSchema | None = None) -> ColumnBlock:
+        """The rows of several ranges (first, end), one behind the other."""
+    def read_block_selected(self, first: int, count: int, selection: bytes, *,
+                            column: ColumnSchema | None = None) -> ColumnBlock:
+        """The rows first + i whose bit i of `selection` (least significant first) is set."""
     def find(self, key: bytes) -> tuple[int, bool]:
         """(first row whose encoded key is >= `key`, whether it is equal)."""
     def codewords(self, first: int, count: int) -> list[int | None]: ...

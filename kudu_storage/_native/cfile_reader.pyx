@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from kudu_storage._native.binary_block cimport plain_free, plain_open, prefix_next, prefix_seek
 from kudu_storage._native.block_cache cimport cached_block_new, cached_block_release, next_file_id
-from kudu_storage._native.byte_buffer cimport buffer_append_fixed32, buffer_free, buffer_reserve
+from kudu_storage._native.byte_buffer cimport buffer_append, buffer_append_fixed32, buffer_free, buffer_reserve
 from kudu_storage._native.cfile_block cimport (
     BLOCK_PADDING_BYTES, DICT_CODES, ENCODING_BIT_SHUFFLE, ENCODING_DICT, ENCODING_PLAIN, ENCODING_PREFIX, ENCODING_RLE,
     decoder_free, decoder_init, decoder_open, decoder_read, decoder_read_codes, decoder_value,
@@ -661,7 +661,10 @@ cdef inline uint64_t encode_key(const uint8_t* value, size_t width, uint8_t* out
 
 cdef class ColumnCursor:
     def __cinit__(self, CFileReader reader not None):
-        reader.prepare_rows()
+        if reader.has_positions or not reader.has_values:
+            reader.prepare_rows()
+        else:
+            reader.prepare_keys()
         self.reader = reader
         self.block_index = -1
         decoder_init(&self.decoder, &reader.shape)
@@ -725,8 +728,8 @@ cdef class ColumnCursor:
         cdef int64_t low = 0, high = self.reader.positions.count, middle
         if self.block != NULL and self.block_first <= row < self.block_end:
             return 0
-        if row >= self.reader.row_count:
-            return self.reader.fail(FAIL_FORMAT, self.reader.length, b"a row above the column file's count")
+        if row >= self.reader.row_count or not self.reader.positions_ready:
+            return self.reader.fail(FAIL_FORMAT, self.reader.length, b"a row above the column file's count, or not prepared")
         if self.block_index >= 0 and row == self.block_end:
             low = self.block_index + 2
         else:
@@ -850,6 +853,12 @@ cdef class ColumnCursor:
         return 0
 
     # -- keys ----------------------------------------------------------------------------------------------------------------
+    cdef int64_t open_leaf(self, uint32_t index) except -1 nogil:
+        if index >= self.reader.values.count:
+            return self.reader.fail(FAIL_FORMAT, self.reader.length, b"a block above the value index's count")
+        self.open_block(flat_pointer(&self.reader.values, index), -1)
+        return <int64_t> self.decoder.row_count
+
     cdef int _compare(self, uint64_t row, const uint8_t* key, size_t size, int* order) except -1 nogil:
         """The block's row against an encoded key."""
         cdef uint8_t[16] scratch
@@ -906,31 +915,76 @@ cdef class ColumnCursor:
         return 0
 
     # -- for Python ----------------------------------------------------------------------------------------------------------
-    def read_block(self, first=0, count=None, *, column=None):
-        """Rows first .. first + count (all) as a ColumnBlock of one column."""
-        cdef uint64_t start = first
-        cdef uint64_t wanted
-        cdef BlockBuffers* block
-        if first < 0 or first > self.reader.row_count:
-            raise InvalidArgument(f"row {first} of {self.reader.row_count}", path=self.reader.name)
-        wanted = self.reader.row_count - start if count is None else count
-        if wanted > self.reader.row_count - start:
-            raise InvalidArgument(f"{wanted} rows from {first} of {self.reader.row_count}", path=self.reader.name)
-        if column is None:
-            column = ColumnSchema("value", self.reader.type, nullable=bool(self.reader.shape.nullable))
-        block = block_new(1, <int64_t> wanted)
+    cdef BlockBuffers* _new_block(self, int64_t rows) except NULL:
+        cdef BlockBuffers* block = block_new(1, rows)
         if block == NULL or block_init_column(block, 0, KIND_FIXED if self.reader.shape.width else KIND_BINARY,
                                               self.reader.shape.width, self.reader.shape.nullable):
             block_release(block)
-            raise MemoryError(f"no memory for {wanted} rows")
+            raise MemoryError(f"no memory for {rows} rows")
+        return block
+
+    cdef object _wrap(self, BlockBuffers* block, object column):
+        if column is None:
+            column = ColumnSchema("value", self.reader.type, nullable=bool(self.reader.shape.nullable))
+        return ColumnBlock.wrap(block, Schema((column,)))
+
+    cdef int _check_rows(self, first, count) except -1:
+        self.reader.prepare_rows()
+        if first < 0 or count < 0 or first + count > self.reader.row_count:
+            raise InvalidArgument(f"{count} rows from {first} of {self.reader.row_count}", path=self.reader.name)
+        return 0
+
+    def read_block(self, first=0, count=None, *, column=None):
+        """Rows first .. first + count (all) as a ColumnBlock of one column."""
+        rows = self.reader.row_count - first if count is None else count
+        return self.read_block_ranges([(first, first + rows)], column=column)
+
+    def read_block_ranges(self, ranges, *, column=None):
+        """The rows of several ranges (first, end), one behind the other."""
+        cdef BlockBuffers* block
+        cdef ByteBuffer parts
+        cdef RowRange part
+        cdef int64_t total = 0, count = 0
+        memset(&parts, 0, sizeof(parts))
+        try:
+            for first, end in ranges:
+                self._check_rows(first, end - first)
+                part.first = first
+                part.end = end
+                total += end - first
+                count += 1
+                if buffer_append(&parts, <const uint8_t*> &part, sizeof(part)):
+                    raise MemoryError
+            block = self._new_block(total)
+            try:
+                with nogil:
+                    self.read_ranges(<const RowRange*> parts.data, count, &block.columns[0], 0)
+            except BaseException:
+                block_release(block)
+                raise
+        finally:
+            buffer_free(&parts)
+        block.row_count = total
+        return self._wrap(block, column)
+
+    def read_block_selected(self, first, count, bytes selection not None, *, column=None):
+        """The rows first + i whose bit i of `selection` (least significant first) is set."""
+        cdef BlockBuffers* block
+        cdef uint64_t start, wanted
+        cdef const uint8_t* bits = <const uint8_t*> PyBytes_AS_STRING(selection)
+        self._check_rows(first, count)
+        if len(selection) * 8 < count:
+            raise InvalidArgument(f"{len(selection)} bytes of selection for {count} rows", path=self.reader.name)
+        start = first
+        wanted = count
+        block = self._new_block(count)
         try:
             with nogil:
-                self.read(start, wanted, &block.columns[0], 0)
+                block.row_count = self.read_selected(start, wanted, bits, &block.columns[0], 0)
         except BaseException:
             block_release(block)
             raise
-        block.row_count = <int64_t> wanted
-        return ColumnBlock.wrap(block, Schema((column,)))
+        return self._wrap(block, column)
 
     def find(self, bytes key not None):
         """(first row whose encoded key is >= `key`, whether it is equal)."""
@@ -944,6 +998,7 @@ cdef class ColumnCursor:
         """Codewords (None for nulls) of as many rows as are stored as such."""
         cdef ByteBuffer codes, validity
         cdef int64_t nulls = 0, got
+        self._check_rows(first, count)
         memset(&codes, 0, sizeof(codes))
         memset(&validity, 0, sizeof(validity))
         try:
@@ -957,10 +1012,11 @@ cdef class ColumnCursor:
 
     def matching(self, ValueFilter filter not None, first=0, count=None):
         """The rows of first .. first + count that the filter accepts."""
-        cdef uint64_t wanted = self.reader.row_count - first if count is None else count
+        cdef uint64_t wanted = max(0, self.reader.row_count - first) if count is None else count
         cdef ByteBuffer selection
         if filter.reader is not self.reader:
             raise InvalidArgument("a value filter belongs to one column file", path=self.reader.name)
+        self._check_rows(first, wanted)
         memset(&selection, 0, sizeof(selection))
         try:
             if buffer_reserve(&selection, wanted // 8 + 1):

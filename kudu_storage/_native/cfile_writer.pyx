@@ -126,9 +126,10 @@ cdef class CFileWriter:
 
     @staticmethod
     def for_deltas(BlockSink sink not None):
-        """A delta file: byte strings that start with their delta key, both indexes, whole keys."""
+        """A delta file: byte strings that start with their delta key; whole delta keys in the value index, no other index."""
         return CFileWriter(sink, _types.BY_NAME["BINARY"], encoding=ENCODING_PLAIN, compression=CODEC_LZ4,
-                           block_bytes=DELTA_BLOCK_BYTES, value_index=True, shorten_keys=False, delta_keys=True)
+                           block_bytes=DELTA_BLOCK_BYTES, positional_index=False, value_index=True, shorten_keys=False,
+                           delta_keys=True)
 
     @staticmethod
     def for_key_index(BlockSink sink not None):

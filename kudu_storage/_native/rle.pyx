@@ -2,7 +2,7 @@
 
 A run is a varint h, then: h & 1 -> h >> 1 groups of 8 values, packed least significant bit first; else one value in
 ceil(width / 8) bytes, repeated h >> 1 times. There is no total count: the caller knows how many values to take. The last
-literal group is padded with zeros, or cut short. A run of no values is refused: a reader would never get on.
+literal group is cut short behind its last value (Kudu's) or padded with zeros. A run of no values is refused: a reader would never get on.
 """
 from libc.string cimport memcpy, memset
 
@@ -236,7 +236,7 @@ cdef void runs_begin(RunWriter* writer, ByteBuffer* out, uint32_t width) noexcep
 
 
 cdef int flush_literals(RunWriter* writer, bint close) noexcept nogil:
-    """Writes the buffered values, padded to a whole group; with `close` also the literal run's header."""
+    """Writes the buffered values; with `close` also the literal run's header. Only the last group can be short: whole bytes."""
     cdef uint32_t i
     cdef uint8_t packed = 0
     if writer.indicator_at < 0:
@@ -244,15 +244,13 @@ cdef int flush_literals(RunWriter* writer, bint close) noexcept nogil:
         if buffer_append_byte(writer.out, 0):
             return -1
     if writer.buffered_count:
-        for i in range(writer.buffered_count, 8):
-            writer.buffered[i] = 0
         if writer.width == 1:
-            for i in range(8):
+            for i in range(writer.buffered_count):
                 packed |= <uint8_t> (writer.buffered[i] << i)
             if buffer_append_byte(writer.out, packed):
                 return -1
         else:
-            for i in range(8):
+            for i in range(writer.buffered_count):
                 if buffer_append(writer.out, <const uint8_t*> &writer.buffered[i], writer.width >> 3):
                     return -1
         writer.buffered_count = 0
