@@ -5,8 +5,10 @@ The twin below is the specification: it follows kudu-disk's description value by
 """
 from __future__ import annotations
 
+import atexit
 import functools
 import io
+import itertools
 import os
 import shutil
 import struct
@@ -14,7 +16,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,11 @@ import crcmod.predefined
 import lz4.block
 from fixtures import fixtures_root
 
+from kudu_storage._native.block_sink import BlockSink
+from kudu_storage._native.cfile_reader import CFileReader
+from kudu_storage._native.cfile_writer import CFileWriter
+from kudu_storage._native.column_block import ColumnBlock
+from kudu_storage._native.disk import Disk
 from kudu_storage.cfile.block_source import BlockSource
 from kudu_storage.fs.pb_container import read_container
 from kudu_storage.protos import message_class
@@ -57,7 +64,6 @@ def stopped_servers() -> Path | None:
     if not archives or shutil.which("zstd") is None:
         return None
     folder = Path(tempfile.mkdtemp(prefix="kudu-stopped-"))
-    import atexit
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for archive in archives:
         plain = subprocess.run(["zstd", "-dcq", str(archive)], check=True, capture_output=True).stdout
@@ -218,7 +224,7 @@ def group_varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
 def plain_strings(data: bytes) -> tuple[list[bytes], int]:
     ordinal, count, end = struct.unpack_from("<3I", data)
     offsets = [*group_varints(data, end, count)[0], end]
-    return [data[a:b] for a, b in zip(offsets, offsets[1:], strict=False)], ordinal
+    return [data[a:b] for a, b in itertools.pairwise(offsets)], ordinal
 
 
 def prefixed_strings(data: bytes) -> tuple[list[bytes], int]:
@@ -286,3 +292,74 @@ def read_slowly(data: bytes) -> list[bytes | None]:
         cells += more
     assert len(cells) == footer.num_values
     return cells
+
+
+# -- writing for tests ---------------------------------------------------------------------------------------------------
+ENCODINGS = {"PLAIN_ENCODING": PLAIN, "PREFIX_ENCODING": PREFIX, "RLE": RLE, "DICT_ENCODING": DICT, "BIT_SHUFFLE": BIT_SHUFFLE}
+COMPRESSIONS = {"NO_COMPRESSION": 1, "SNAPPY": 2, "LZ4": 3, "ZLIB": 4}
+
+
+def written(write: Callable[[BlockSink], Any], disk: Disk | None = None) -> bytes:
+    """The bytes that `write` put into the sink it was given."""
+    fd = os.memfd_create("cfile")
+    try:
+        write(BlockSink(disk or Disk(), fd, 0, name="memory"))
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
+
+
+def written_column(block: ColumnBlock, **options: Any) -> bytes:
+    """A column file of a block's one column."""
+    (column,) = block.schema
+
+    def write(sink: BlockSink) -> None:
+        writer = CFileWriter(sink, column.type, nullable=column.nullable, **options)
+        writer.append_block(block)
+        writer.finish()
+
+    return written(write)
+
+
+def written_strings(make: Callable[[BlockSink], CFileWriter], values: list[bytes]) -> bytes:
+    def write(sink: BlockSink) -> None:
+        writer = make(sink)
+        writer.append_strings(values)
+        writer.finish()
+
+    return written(write)
+
+
+def cells_of(block: ColumnBlock) -> list[bytes | None]:
+    return [block.cells(row)[0] for row in range(len(block))]
+
+
+def all_cells(reader: CFileReader) -> list[bytes | None]:
+    return cells_of(reader.cursor().read_block())
+
+
+def city_hash64(data: bytes) -> int:
+    """CityHash64 with the constants that Kudu has, for keys up to 16 bytes; written from the published algorithm."""
+    mask = 2**64 - 1
+    k2, k3 = 0xC47B6E9E3A970ED3, 0xC70F6907E782AA0B
+
+    def mix(v: int) -> int:
+        return (v ^ v >> 47) & mask
+
+    def pair(high: int, low: int) -> int:
+        mul = 0xC6A4A7935BD1E995
+        a = mix((low ^ high) * mul & mask)
+        return mix((high ^ a) * mul & mask) * mul & mask
+
+    n = len(data)
+    assert n <= 16
+    if n > 8:
+        a, b = int.from_bytes(data[:8], "little"), int.from_bytes(data[-8:], "little")
+        turned = (b + n & mask) >> n | (b + n) << 64 - n & mask
+        return pair(a, turned) ^ b
+    if n >= 4:
+        return pair(n + (int.from_bytes(data[:4], "little") << 3), int.from_bytes(data[-4:], "little"))
+    if n:
+        y, z = data[0] + (data[n >> 1] << 8), n + (data[-1] << 2)
+        return mix((y * k2 ^ z * k3) & mask) * k2 & mask
+    return k2
