@@ -1,4 +1,5 @@
-"""Blocks of byte strings: plain (values, then their offsets) and prefix (each value by what it shares). See binary_block.pyx."""
+"""Blocks of byte strings: plain (values, then their offsets) and prefix (each value by what it shares). See
+binary_block.pyx."""
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

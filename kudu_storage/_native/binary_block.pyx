@@ -2,8 +2,8 @@
 
 Plain:   u32 ordinal | u32 count | u32 where the offsets start | values | group varints of `count` offsets
 Prefix:  group varint (count, ordinal, restart interval, 0) | entries | u32 restart offsets | u32 number of them
-         entry = varint shared with the value before | varint bytes that follow | bytes; each `interval`-th shares nothing,
-         which is where a reader may start; the first entry is not in the list.
+         entry = varint shared with the value before | varint bytes that follow | bytes; each `interval`-th shares
+         nothing, which is where a reader may start; the first entry is not in the list.
 Group varint: a byte with four lengths - 1 of 2 bits, the first number's on top, then four little-endian numbers.
 """
 from libc.stdlib cimport free, realloc

@@ -1,9 +1,10 @@
 """BIT_SHUFFLE blocks: a 20-byte header, then pieces of 8 KiB, each bit-transposed and LZ4-compressed. Opens nothing.
 
-    0  u32 ordinal of the first row     4  u32 elements     8  u32 size of all this     12  u32 elements, rounded up to 8
+    0  u32 ordinal of the first row     4  u32 elements     8  u32 size of all this
+    12 u32 elements, rounded up to 8
     16 u32 bytes per element            20 pieces: u32 BIG-endian compressed size | LZ4 block
-A piece holds 8192 / width elements (at least 128), the last one fewer. Decoding is by piece, so that a reader that wants
-few rows pays for few, and a reader that wants all decodes in the first-level cache and straight into its column.
+A piece holds 8192 / width elements (at least 128), the last one fewer. Decoding is by piece, so that a reader that
+wants few rows pays for few, and a reader that wants all decodes in the first-level cache and straight into its column.
 """
 from libc.stdint cimport uint16_t
 from libc.stdlib cimport free, malloc, realloc
@@ -58,7 +59,8 @@ cdef inline uint32_t little_endian(const uint8_t* at) noexcept nogil:
 
 
 # -- one piece ---------------------------------------------------------------------------------------------------------
-cdef void unshuffle(const uint8_t* rows, uint8_t* elements, uint8_t* planes, size_t count, uint32_t width) noexcept nogil:
+cdef void unshuffle(const uint8_t* rows, uint8_t* elements, uint8_t* planes, size_t count,
+                    uint32_t width) noexcept nogil:
     cdef size_t b, stride = count // 8
     if width == 1:
         _chosen.rows_to_plane(rows, stride, elements, 0, stride)

@@ -3,8 +3,8 @@
 Two queues, each from newest to oldest (a segmented LRU):
     put -> probation --hit--> protected --(above 4/5 of capacity)--> oldest back to probation
            probation's oldest leave the cache
-A scan that reads each block once fills probation only and cannot push out what is read again and again. A reader keeps its
-own reference while it decodes a block, so that one visit is one lookup.
+A scan that reads each block once fills probation only and cannot push out what is read again and again. A reader keeps
+its own reference while it decodes a block, so that one visit is one lookup.
  K1  probation.bytes + protected.bytes <= capacity_bytes (bytes of evicted blocks that are in use are their users').
  K2  protected.bytes <= capacity_bytes * 4 / 5.
  K3  Each block is in one queue and one hash bucket, or in neither.

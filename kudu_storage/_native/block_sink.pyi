@@ -1,7 +1,8 @@
 from kudu_storage._native.disk import Disk
 
 class BlockSink:
-    """A block being written at `offset` of an open file; the file's owner syncs it. Raises DiskError through its writer."""
+    """A block being written at `offset` of an open file; the file's owner syncs it. Raises DiskError through its
+    writer."""
 
     disk: Disk
     fd: int

@@ -1,6 +1,7 @@
 """A block being written: bytes are gathered and written at the end of a range of an open file, never over others.
 
-Opens, syncs and closes nothing: the block store that owns the file does, before it records the block. One thread at a time.
+Opens, syncs and closes nothing: the block store that owns the file does, before it records the block. One thread at a
+time.
 """
 from libc.errno cimport ENOMEM, ENOSPC
 

@@ -1,7 +1,7 @@
 """Bloom filters as Kudu stores them. Pure: bytes in, bits out.
 
-Block body: u32 n | BloomBlockHeaderPB{1: number of hashes} of n bytes | bits. The hash is CityHash64 of the encoded key, with
-constants that differ from the published ones, so no library of that name fits. Probe i looks at bit
+Block body: u32 n | BloomBlockHeaderPB{1: number of hashes} of n bytes | bits. The hash is CityHash64 of the encoded
+key, with constants that differ from the published ones, so no library of that name fits. Probe i looks at bit
 (low + i * high mod 2**32) mod bits, where low and high are the hash's halves; bit p is byte p / 8, mask 1 << p % 8.
 A wrong filter loses keys: a missed one means that a duplicate row gets in.
 """

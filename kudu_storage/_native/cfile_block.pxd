@@ -19,7 +19,8 @@ cdef enum:          # kudu.EncodingType
 cdef enum:
     DICT_CODES = 1
     DICT_PLAIN = 2
-    # Bytes behind `data` of a block or dictionary that may be read (not interpreted): short values are copied 16 at a time.
+    # Bytes behind `data` of a block or dictionary that may be read (not interpreted): short values are copied 16 at a
+    # time.
     BLOCK_PADDING_BYTES = 16
 
 # What the values of a file are; the same for all of its blocks.
@@ -59,10 +60,11 @@ cdef struct BlockDecoder:
 
 cdef void decoder_init(BlockDecoder* decoder, const ValueShape* shape) noexcept nogil
 cdef void decoder_free(BlockDecoder* decoder) noexcept nogil
-# Opens a block's body (decompressed, followed by BLOCK_PADDING_BYTES). It must outlive the decoding. 0, or -1 with `why`.
+# Opens a block's body (decompressed, followed by BLOCK_PADDING_BYTES). It must outlive the decoding. 0, or -1 with
+# `why`.
 cdef int decoder_open(BlockDecoder* decoder, const uint8_t* body, size_t size) noexcept nogil
-# Rows first .. first + count of the block (relative to it) into rows at .. at + count of `out`: values, offsets, validity,
-# null_count. Byte strings are appended to out.data; offsets[at] must be data_bytes. 0, or -1 with `why`.
+# Rows first .. first + count of the block (relative to it) into rows at .. at + count of `out`: values, offsets,
+# validity, null_count. Byte strings are appended to out.data; offsets[at] must be data_bytes. 0, or -1 with `why`.
 cdef int decoder_read(BlockDecoder* decoder, uint64_t first, uint64_t count, const Dictionary* dictionary,
                       ColumnBuffers* out, int64_t at) noexcept nogil
 # The same as codewords (mode DICT_CODES only); a null's codeword is 0. `validity` may be NULL when nothing is null.

@@ -1,7 +1,7 @@
 """Decoding one data block. Pure: a body in memory in, column buffers out; hostile bytes give -1 and a reason.
 
-Body = [nullable: varint cells | varint bitmap bytes | bitmap as runs] then the present values in the file's encoding. A block
-is read forward or at random; what is expensive to restart (runs, prefixes) goes on from where it was.
+Body = [nullable: varint cells | varint bitmap bytes | bitmap as runs] then the present values in the file's encoding. A
+block is read forward or at random; what is expensive to restart (runs, prefixes) goes on from where it was.
 Invariants:
  D1  Nothing is read outside of the body, and nothing written outside of the rows asked for.
  D2  A null cell of a fixed kind is zeros; a null byte string is empty.
@@ -9,7 +9,7 @@ Invariants:
 """
 from libc.stdint cimport int32_t
 from libc.stdlib cimport realloc
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memset
 
 from kudu_storage._native.binary_block cimport (
     plain_free, plain_open, prefix_free, prefix_next, prefix_open, prefix_seek,
@@ -195,7 +195,8 @@ cdef int column_reserve(ColumnBuffers* column, size_t more) noexcept nogil:
     return 0
 
 
-cdef int read_plain(BlockDecoder* decoder, uint64_t first, uint64_t count, ColumnBuffers* out, int32_t* ends) noexcept nogil:
+cdef int read_plain(BlockDecoder* decoder, uint64_t first, uint64_t count, ColumnBuffers* out,
+                    int32_t* ends) noexcept nogil:
     """All bytes in one piece; ends[i] becomes where value first + i ends in out.data."""
     cdef const uint32_t* offsets = decoder.plain.offsets + first
     cdef size_t bytes = offsets[count] - offsets[0]
@@ -251,7 +252,8 @@ cdef uint32_t* read_codewords(BlockDecoder* decoder, uint64_t first, uint64_t co
 
 cdef int read_coded(BlockDecoder* decoder, uint64_t first, uint64_t count, const Dictionary* dictionary,
                     ColumnBuffers* out, int32_t* ends) noexcept nogil:
-    """Looks twice: first how many bytes, then the copies, short values sixteen bytes at a time (both sides are padded)."""
+    """Looks twice: first how many bytes, then the copies, short values sixteen bytes at a time (both sides are
+    padded)."""
     cdef const uint32_t* codes = read_codewords(decoder, first, count, dictionary)
     cdef const uint32_t* offsets
     cdef uint64_t i, bytes = 0
@@ -291,7 +293,7 @@ cdef int read_strings(BlockDecoder* decoder, uint64_t first, uint64_t count, con
     return read_plain(decoder, first, count, out, ends)
 
 
-# -- rows: the bitmap, then the values spread over the present cells -----------------------------------------------------
+# -- rows: the bitmap, then the values spread over the present cells ---------------------------------------------------
 cdef int64_t read_validity(BlockDecoder* decoder, uint64_t first, uint64_t count, uint8_t* bitmap, int64_t at,
                            uint64_t* first_value) noexcept nogil:
     """How many of the rows are present, their bits in `bitmap` (unless NULL); -1 with `why`."""
@@ -320,17 +322,41 @@ cdef inline bint bit_at(const uint8_t* bitmap, int64_t at) noexcept nogil:
     return (bitmap[at >> 3] >> (at & 7)) & 1
 
 
+cdef inline void spread_width(uint8_t* cells, uint64_t count, uint64_t present, const uint8_t* source, size_t width,
+                              const uint8_t* validity, int64_t at) noexcept nogil:
+    """To be inlined with a constant width. Without branches: where nulls lie cannot be predicted."""
+    cdef uint64_t low, high, i = 0
+    cdef uint64_t keep
+    cdef const uint8_t* end = source + present * width
+    while source < end:
+        keep = bit_at(validity, at + <int64_t> i)
+        low = 0
+        memcpy(&low, source, min(width, <size_t> 8))
+        low &= <uint64_t> 0 - keep
+        if width == 16:
+            memcpy(&high, source + 8, 8)
+            high &= <uint64_t> 0 - keep
+            memcpy(cells + i * width + 8, &high, 8)
+        memcpy(cells + i * width, &low, min(width, <size_t> 8))
+        source += keep * width
+        i += 1
+    memset(cells + i * width, 0, (count - i) * width)
+
+
 cdef void spread_fixed(uint8_t* cells, uint64_t count, uint64_t present, uint32_t width, const uint8_t* validity,
                        int64_t at) noexcept nogil:
     """The present values lie at the end of `cells`; reading never falls behind writing."""
     cdef const uint8_t* source = cells + (count - present) * width
-    cdef uint64_t i
-    for i in range(count):
-        if bit_at(validity, at + <int64_t> i):
-            memmove(cells + i * width, source, width)
-            source += width
-        else:
-            memset(cells + i * width, 0, width)
+    if width == 8:
+        spread_width(cells, count, present, source, 8, validity, at)
+    elif width == 4:
+        spread_width(cells, count, present, source, 4, validity, at)
+    elif width == 2:
+        spread_width(cells, count, present, source, 2, validity, at)
+    elif width == 1:
+        spread_width(cells, count, present, source, 1, validity, at)
+    else:
+        spread_width(cells, count, present, source, 16, validity, at)
 
 
 cdef void spread_ends(int32_t* ends, int32_t start, uint64_t count, uint64_t present, const uint8_t* validity,

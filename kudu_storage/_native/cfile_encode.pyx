@@ -1,8 +1,8 @@
 """Filling one data block after another in a file's encoding. Pure: values in, bodies out.
 
-When a block is full follows Kudu's rules, so that files come out as large as its own: BIT_SHUFFLE by number of values, all
-others when what they would take passes the target size. A dictionary that passes it ends its block at once, and the blocks
-behind are plain.
+When a block is full follows Kudu's rules, so that files come out as large as its own: BIT_SHUFFLE by number of values,
+all others when what they would take passes the target size. A dictionary that passes it ends its block at once, and the
+blocks behind are plain.
 """
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset

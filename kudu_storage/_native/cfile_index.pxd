@@ -1,4 +1,5 @@
-"""Nodes of a column file's index trees, and the flat list that a reader makes of a tree's leaves. See cfile_index.pyx."""
+"""Nodes of a column file's index trees, and the flat list that a reader makes of a tree's leaves. See
+cfile_index.pyx."""
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 

@@ -2,8 +2,8 @@
 
     entries: varint key bytes | key | varint offset | varint size      then u32 entry offset * n
     then IndexBlockTrailerPB{1: number of entries, 2: 0 leaf, 1 internal} | u32 bytes of the trailer
-An internal entry's key is the first key of its child. Leaves of a positional index have the 4-byte big-endian ordinal of a
-block's first row as key; those of a value index a separator: above the block before, not above the block itself.
+An internal entry's key is the first key of its child. Leaves of a positional index have the 4-byte big-endian ordinal
+of a block's first row as key; those of a value index a separator: above the block before, not above the block itself.
 """
 from libc.string cimport memcmp, memcpy
 

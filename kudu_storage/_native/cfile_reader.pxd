@@ -82,23 +82,27 @@ cdef class ColumnCursor:
     cdef ColumnBuffers scratch
     cdef int64_t scratch_rows
     cdef ByteBuffer codes
-    # Rows first .. first + count into rows at .. of `out` (see decoder_read): the whole work of a scan's column. By row number
-    # needs a positional index, or reader.prepare_rows() called before (it reads a file without one from end to end).
+    # Rows first .. first + count into rows at .. of `out` (see decoder_read): the whole work of a scan's column. By row
+    # number needs a positional index, or reader.prepare_rows() called before (it reads a file without one from end to
+    # end).
     cdef int read(self, uint64_t first, uint64_t count, ColumnBuffers* out, int64_t at) except -1 nogil
-    cdef int read_ranges(self, const RowRange* ranges, int64_t range_count, ColumnBuffers* out, int64_t at) except -1 nogil
+    cdef int read_ranges(self, const RowRange* ranges, int64_t range_count, ColumnBuffers* out,
+                         int64_t at) except -1 nogil
     # Only the rows first + i whose bit i of `selection` is set, packed from `at` on; returns how many.
     cdef int64_t read_selected(self, uint64_t first, uint64_t count, const uint8_t* selection, ColumnBuffers* out,
                                int64_t at) except -1 nogil
     # As many rows from `first` on, up to `count`, as are stored as codewords; 0: the block of `first` is not.
     cdef int64_t read_codes(self, uint64_t first, uint64_t count, uint32_t* codes, uint8_t* validity, int64_t at,
                             int64_t* null_count) except -1 nogil
-    # Clears the bits at .. at + count of `selection` whose rows do not match; nulls never do. Codewords are not expanded.
+    # Clears the bits at .. at + count of `selection` whose rows do not match; nulls never do. Codewords are not
+    # expanded.
     cdef int apply_filter(self, ValueFilter filter, uint64_t first, uint64_t count, uint8_t* selection,
                           int64_t at) except -1 nogil
     # The first row whose encoded key is >= `key` (row count: none), and whether it is equal. Needs prepare_keys().
     cdef int seek_key(self, const uint8_t* key, size_t size, uint64_t* row, bint* exact) except -1 nogil
-    # For files that are walked by their value index (deltas, key indexes), without prepare_rows(): opens its block `index` of
-    # reader.values.count and returns its number of rows; block_first is the first of them, and read() then serves them.
+    # For files that are walked by their value index (deltas, key indexes), without prepare_rows(): opens its block
+    # `index` of reader.values.count and returns its number of rows; block_first is the first of them, and read() then
+    # serves them.
     cdef int64_t open_leaf(self, uint32_t index) except -1 nogil
     cdef int open_row(self, uint64_t row) except -1 nogil       # opens the block that holds `row`
     cdef int open_block(self, BlockPointer pointer, int64_t index) except -1 nogil

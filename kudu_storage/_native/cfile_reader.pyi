@@ -18,8 +18,9 @@ class CFileReader:
                  cache: BlockCache | None = None, file_id: int | None = None, allow_unchecked: bool = False) -> None:
         """Open the file that is `length` bytes at `offset` of `fd`; `owner` is kept alive, and with it the descriptor.
 
-        `file_id` names the file in the cache (a new number if None). Raises ForeignFile, Truncated, BadChecksum, BadFormat,
-        LimitExceeded, NewerVersion, or Unsupported (format version 1, arrays, no checksums unless `allow_unchecked`).
+        `file_id` names the file in the cache (a new number if None). Raises ForeignFile, Truncated, BadChecksum,
+        BadFormat, LimitExceeded, NewerVersion, or Unsupported (format version 1, arrays, no checksums unless
+        `allow_unchecked`).
         """
     def prepare_rows(self) -> int: ...
     def prepare_keys(self) -> int: ...
@@ -58,9 +59,11 @@ class ColumnCursor:
 
     reader: CFileReader
     def __init__(self, reader: CFileReader) -> None: ...
-    def read_block(self, first: int = 0, count: int | None = None, *, column: ColumnSchema | None = None) -> ColumnBlock:
+    def read_block(self, first: int = 0, count: int | None = None, *,
+                   column: ColumnSchema | None = None) -> ColumnBlock:
         """Rows first .. first + count (all) as a block of one column. `column` names it and gives a decimal's scale."""
-    def read_block_ranges(self, ranges: Iterable[tuple[int, int]], *, column: ColumnSchema | None = None) -> ColumnBlock:
+    def read_block_ranges(self, ranges: Iterable[tuple[int, int]], *,
+                          column: ColumnSchema | None = None) -> ColumnBlock:
         """The rows of several ranges (first, end), one behind the other."""
     def read_block_selected(self, first: int, count: int, selection: bytes, *,
                             column: ColumnSchema | None = None) -> ColumnBlock:

@@ -1,14 +1,15 @@
 """Column files, read. docs/formats/cfile.md has the layout; knows one file at a time, nothing of rowsets or tablets.
 
 Reads with pread from a descriptor that someone else keeps open: a file, or a window in a container.
- R1  Nothing of a block is looked at before its checksum was compared, and no length is followed or allocated for before it
-     was compared with a limit or with the bytes at hand.
- R2  A block opened for a row starts at that row's entry in the positional index and holds exactly the rows up to the next.
- R3  Index trees are read once into flat lists (16 bytes and a key for each block), so a search touches no disk; the walk
-     visits no more bytes than the file has, so a tree that points into itself ends.
+ R1  Nothing of a block is looked at before its checksum was compared, and no length is followed or allocated for before
+     it was compared with a limit or with the bytes at hand.
+ R2  A block opened for a row starts at that row's entry in the positional index and holds exactly the rows up to the
+     next.
+ R3  Index trees are read once into flat lists (16 bytes and a key for each block), so a search touches no disk; the
+     walk visits no more bytes than the file has, so a tree that points into itself ends.
  R4  prepare_*() load under the GIL and publish when complete; afterwards all is read-only and needs no lock.
-Errors carry the path and the offset in it. A file whose footer says that it has no checksums is refused unless asked for,
-since one flipped bit can say so too.
+Errors carry the path and the offset in it. A file whose footer says that it has no checksums is refused unless asked
+for, since one flipped bit can say so too.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EINTR, EIO, errno
@@ -25,7 +26,9 @@ from kudu_storage._native.cfile_block cimport (
 from kudu_storage._native.cfile_index cimport (
     IndexNode, compare_bytes, flat_append, flat_at_or_before, flat_free, flat_key, flat_pointer, node_entry, node_open,
 )
-from kudu_storage._native.codec cimport CODEC_LZ4, CODEC_NONE, CODEC_SNAPPY, CODEC_ZLIB, codec_can_expand, codec_decompress
+from kudu_storage._native.codec cimport (
+    CODEC_LZ4, CODEC_NONE, CODEC_SNAPPY, CODEC_ZLIB, codec_can_expand, codec_decompress,
+)
 from kudu_storage._native.column_block cimport (
     KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, block_init_column, block_new, block_release,
 )
@@ -35,7 +38,9 @@ from kudu_storage._native.cursor cimport Cursor, Field, cursor_left, cursor_of, 
 import os
 
 from kudu_storage.common import types as _types
-from kudu_storage.common.limits import CFILE_BLOCK_BYTES_MAX, CFILE_FOOTER_BYTES_MAX, CFILE_INDEX_DEPTH_MAX, CFILE_ROWS_MAX
+from kudu_storage.common.limits import (
+    CFILE_BLOCK_BYTES_MAX, CFILE_FOOTER_BYTES_MAX, CFILE_INDEX_DEPTH_MAX, CFILE_ROWS_MAX,
+)
 from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.errors import (
     BadChecksum, BadFormat, DiskError, ForeignFile, InvalidArgument, LimitExceeded, NewerVersion, NotFound, Truncated,
@@ -172,7 +177,7 @@ cdef class CFileReader:
         plain_free(&self.dictionary_plain)
         cached_block_release(self.dictionary_block)
 
-    # -- errors ----------------------------------------------------------------------------------------------------------
+    # -- errors --------------------------------------------------------------------------------------------------------
     cdef int fail(self, int kind, uint64_t offset, const char* why) except -1 with gil:
         if kind == FAIL_MEMORY:
             raise MemoryError(why.decode())
@@ -184,7 +189,7 @@ cdef class CFileReader:
         raise _FAILURES[kind](why.decode(), path=self.name, offset=self.base + offset,
                               advice="another replica of this tablet")
 
-    # -- header and footer -------------------------------------------------------------------------------------------------
+    # -- header and footer ---------------------------------------------------------------------------------------------
     cdef bytes _raw(self, uint64_t offset, uint64_t size):
         cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
         cdef char* target = PyBytes_AS_STRING(data)
@@ -207,7 +212,8 @@ cdef class CFileReader:
             raise Unsupported("a column file of format version 1, as written up to release 1.2", path=self.name,
                               offset=self.base, advice="rewriting it with a Kudu release that still reads it")
         if start[:MAGIC_BYTES] != MAGIC:
-            raise ForeignFile(f"not a column file: it starts with {start[:MAGIC_BYTES]!r}", path=self.name, offset=self.base)
+            raise ForeignFile(f"not a column file: it starts with {start[:MAGIC_BYTES]!r}", path=self.name,
+                              offset=self.base)
         size = int.from_bytes(start[MAGIC_BYTES:], "little")
         if size > CFILE_FOOTER_BYTES_MAX:
             self.fail(FAIL_LIMIT, MAGIC_BYTES, b"a column file's header is above its limit")
@@ -305,10 +311,11 @@ cdef class CFileReader:
         elif not self.checksums:
             self.fail(FAIL_CHECKSUM, 0, b"a column file's header checksum does not match")
         if encoding not in allowed_encodings(self.type):
-            raise BadFormat(f"encoding {ENCODINGS.get(encoding, encoding)} of a {self.type.name} column", path=self.name,
-                            offset=self.base + self.length)
+            raise BadFormat(f"encoding {ENCODINGS.get(encoding, encoding)} of a {self.type.name} column",
+                            path=self.name, offset=self.base + self.length)
         if self.codec not in COMPRESSIONS:
-            raise BadFormat(f"compression codec {self.codec} is not known", path=self.name, offset=self.base + self.length)
+            raise BadFormat(f"compression codec {self.codec} is not known", path=self.name,
+                            offset=self.base + self.length)
         if (encoding == ENCODING_DICT) != self.has_dictionary:
             raise BadFormat("a dictionary without the encoding, or the other way round", path=self.name,
                             offset=self.base + self.length)
@@ -317,7 +324,7 @@ cdef class CFileReader:
         self.shape.is_bool = self.type.name == "BOOL"
         return 0
 
-    # -- blocks ------------------------------------------------------------------------------------------------------------
+    # -- blocks --------------------------------------------------------------------------------------------------------
     cdef CachedBlock* fetch(self, BlockPointer pointer) except NULL nogil:
         cdef CachedBlock* block
         cdef CachedBlock* body
@@ -384,7 +391,7 @@ cdef class CFileReader:
             self.cache.put(block)
         return block
 
-    # -- indexes -----------------------------------------------------------------------------------------------------------
+    # -- indexes -------------------------------------------------------------------------------------------------------
     cdef int _walk(self, BlockPointer pointer, FlatIndex* flat, int depth, uint64_t* budget) except -1 nogil:
         """Appends the leaf entries below a node."""
         cdef CachedBlock* block
@@ -394,7 +401,8 @@ cdef class CFileReader:
         cdef size_t key_size
         cdef uint32_t i
         if pointer.size > budget[0] or depth > _depth_max:
-            return self.fail(FAIL_FORMAT, pointer.offset, b"an index tree is larger than its file, or leads in a circle")
+            return self.fail(FAIL_FORMAT, pointer.offset,
+                             b"an index tree is larger than its file, or leads in a circle")
         budget[0] -= pointer.size
         block = self.fetch(pointer)
         try:
@@ -445,7 +453,8 @@ cdef class CFileReader:
                     if decoder_open(&decoder, block.data, block.size):
                         self.fail(FAIL_FORMAT, flat_pointer(flat, i).offset, decoder.why)
                     if decoder.first_row != expected or decoder.row_count == 0:
-                        self.fail(FAIL_FORMAT, flat_pointer(flat, i).offset, b"a block's rows do not follow the ones before")
+                        self.fail(FAIL_FORMAT, flat_pointer(flat, i).offset,
+                                  b"a block's rows do not follow the ones before")
                     expected += decoder.row_count
                 finally:
                     cached_block_release(block)
@@ -523,7 +532,7 @@ cdef class CFileReader:
             cached_block_release(block)
         return 0
 
-    # -- for Python ----------------------------------------------------------------------------------------------------------
+    # -- for Python ----------------------------------------------------------------------------------------------------
     @property
     def num_values(self):
         return self.row_count
@@ -610,7 +619,7 @@ cdef bint read_pair(Field* field, dict metadata) except -1:
     return True
 
 
-# -- predicates on byte strings --------------------------------------------------------------------------------------------
+# -- predicates on byte strings ----------------------------------------------------------------------------------------
 cdef class ValueFilter:
     def __init__(self, CFileReader reader not None, *, lower=None, upper=None, equal=None):
         cdef uint32_t i
@@ -649,7 +658,7 @@ cdef class ValueFilter:
         return not self.has_upper or compare_bytes(value, size, self.upper_data, self.upper_size) < 0
 
 
-# -- one column of a scan ----------------------------------------------------------------------------------------------------
+# -- one column of a scan ----------------------------------------------------------------------------------------------
 cdef inline uint64_t encode_key(const uint8_t* value, size_t width, uint8_t* out) noexcept nogil:
     """A little-endian signed integer as its key: big-endian, sign bit flipped."""
     cdef size_t i
@@ -729,7 +738,8 @@ cdef class ColumnCursor:
         if self.block != NULL and self.block_first <= row < self.block_end:
             return 0
         if row >= self.reader.row_count or not self.reader.positions_ready:
-            return self.reader.fail(FAIL_FORMAT, self.reader.length, b"a row above the column file's count, or not prepared")
+            return self.reader.fail(FAIL_FORMAT, self.reader.length,
+                                    b"a row above the column file's count, or not prepared")
         if self.block_index >= 0 and row == self.block_end:
             low = self.block_index + 2
         else:
@@ -754,7 +764,8 @@ cdef class ColumnCursor:
             count -= taken
         return 0
 
-    cdef int read_ranges(self, const RowRange* ranges, int64_t range_count, ColumnBuffers* out, int64_t at) except -1 nogil:
+    cdef int read_ranges(self, const RowRange* ranges, int64_t range_count, ColumnBuffers* out,
+                         int64_t at) except -1 nogil:
         cdef int64_t i
         for i in range(range_count):
             self.read(ranges[i].first, ranges[i].end - ranges[i].first, out, at)
@@ -788,7 +799,8 @@ cdef class ColumnCursor:
             if self.decoder.mode != DICT_CODES:
                 break
             taken = min(count, self.block_end - first)
-            if decoder_read_codes(&self.decoder, first - self.block_first, taken, &self.reader.dictionary, codes, validity,
+            if decoder_read_codes(&self.decoder, first - self.block_first, taken, &self.reader.dictionary, codes,
+                                  validity,
                                   at, null_count):
                 return self._refuse()
             first += taken
@@ -839,7 +851,8 @@ cdef class ColumnCursor:
                     keep = filter.matches[codes[i]] and (self.scratch.validity[i >> 3] >> (i & 7)) & 1
                     selection[bit >> 3] &= <uint8_t> ~(<uint32_t> (not keep) << (bit & 7))
             else:
-                if decoder_read(&self.decoder, first - self.block_first, taken, &self.reader.dictionary, &self.scratch, 0):
+                if decoder_read(&self.decoder, first - self.block_first, taken, &self.reader.dictionary,
+                                &self.scratch, 0):
                     return self._refuse()
                 ends = self.scratch.offsets
                 for i in range(taken):
@@ -852,7 +865,7 @@ cdef class ColumnCursor:
             count -= taken
         return 0
 
-    # -- keys ----------------------------------------------------------------------------------------------------------------
+    # -- keys ----------------------------------------------------------------------------------------------------------
     cdef int64_t open_leaf(self, uint32_t index) except -1 nogil:
         if index >= self.reader.values.count:
             return self.reader.fail(FAIL_FORMAT, self.reader.length, b"a block above the value index's count")
@@ -914,7 +927,7 @@ cdef class ColumnCursor:
         row[0] += self.block_first
         return 0
 
-    # -- for Python ----------------------------------------------------------------------------------------------------------
+    # -- for Python ----------------------------------------------------------------------------------------------------
     cdef BlockBuffers* _new_block(self, int64_t rows) except NULL:
         cdef BlockBuffers* block = block_new(1, rows)
         if block == NULL or block_init_column(block, 0, KIND_FIXED if self.reader.shape.width else KIND_BINARY,

@@ -1,9 +1,11 @@
 """Column files, written. docs/formats/cfile.md has the layout. Bytes go to a BlockSink; nothing here opens or syncs.
 
-Order in the file: header, data blocks with full index nodes between them, the rest of the positional index, of the value
-index, the dictionary, the footer. After an error the writer refuses further use: its block is garbage for the store to drop.
+Order in the file: header, data blocks with full index nodes between them, the rest of the positional index, of the
+value index, the dictionary, the footer. After an error the writer refuses further use: its block is garbage for the
+store to drop.
  W1  Each block's ordinal is the number of cells before it.
- W2  Value index keys never go down; a shortened key is above the last key of the block before and not above its own block's.
+ W2  Value index keys never go down; a shortened key is above the last key of the block before and not above its own
+     block's.
  W3  A compressed block is stored raw when its codec saves less than a tenth.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -59,7 +61,7 @@ _TROUBLES = {TROUBLE_TOO_LARGE: "a block would be larger than readers accept", T
              TROUBLE_STATE: "the file is finished, or an earlier append failed", TROUBLE_ORDER: "keys out of order"}
 
 
-cdef int resolve_encoding(object column_type, int wanted):
+cdef int resolve_encoding(object column_type, int wanted) except -1:
     """The encoding itself, or the type's default when it is AUTO or does not go with the type, as in Kudu."""
     if column_type.is_binary:
         return wanted if wanted in (ENCODING_PLAIN, ENCODING_PREFIX, ENCODING_DICT) else ENCODING_DICT
@@ -85,7 +87,8 @@ cdef class CFileWriter:
                  bint shorten_keys=True, bint delta_keys=False, bint key_metadata=False):
         if self.sink is not None:
             raise InvalidArgument("a writer writes one file", path=sink.name)
-        if not isinstance(column_type, ColumnType) or compression not in (0, CODEC_NONE, CODEC_SNAPPY, CODEC_LZ4, CODEC_ZLIB):
+        if not isinstance(column_type, ColumnType) or compression not in (0, CODEC_NONE, CODEC_SNAPPY, CODEC_LZ4,
+                                                                          CODEC_ZLIB):
             raise InvalidArgument(f"a column file of {column_type!r} with codec {compression}", path=sink.name)
         if block_bytes > _block_bytes_max // 2 or not (positional_index or value_index):
             raise InvalidArgument(f"blocks of {block_bytes} bytes, or no index", path=sink.name)
@@ -126,7 +129,8 @@ cdef class CFileWriter:
 
     @staticmethod
     def for_deltas(BlockSink sink not None):
-        """A delta file: byte strings that start with their delta key; whole delta keys in the value index, no other index."""
+        """A delta file: byte strings that start with their delta key; whole delta keys in the value index, no other
+        index."""
         return CFileWriter(sink, _types.BY_NAME["BINARY"], encoding=ENCODING_PLAIN, compression=CODEC_LZ4,
                            block_bytes=DELTA_BLOCK_BYTES, positional_index=False, value_index=True, shorten_keys=False,
                            delta_keys=True)
@@ -135,9 +139,10 @@ cdef class CFileWriter:
     def for_key_index(BlockSink sink not None):
         """The index of a composite key: encoded keys, found by value only, min_key and max_key in the footer."""
         return CFileWriter(sink, _types.BY_NAME["BINARY"], encoding=ENCODING_PREFIX, compression=CODEC_LZ4,
-                           block_bytes=KEY_INDEX_BLOCK_BYTES, positional_index=False, value_index=True, key_metadata=True)
+                           block_bytes=KEY_INDEX_BLOCK_BYTES, positional_index=False, value_index=True,
+                           key_metadata=True)
 
-    # -- errors ------------------------------------------------------------------------------------------------------------
+    # -- errors --------------------------------------------------------------------------------------------------------
     cdef int _trouble(self, int status) except -1 with gil:
         self.failed = True
         if status == -ENOMEM:
@@ -147,7 +152,7 @@ cdef class CFileWriter:
             raise InternalError(f"a block sink failed with {status} and does not know it")
         raise InvalidArgument(_TROUBLES[status], path=self.sink.name)
 
-    # -- blocks ------------------------------------------------------------------------------------------------------------
+    # -- blocks --------------------------------------------------------------------------------------------------------
     cdef Py_ssize_t _compress_with_gil(self, const uint8_t* body, size_t size) except -2 with gil:
         cdef bytes data = _compress_bytes(PyBytes_FromStringAndSize(<const char*> body, size), self.codec)
         if <size_t> PyBytes_GET_SIZE(data) >= size:
@@ -235,7 +240,8 @@ cdef class CFileWriter:
         if self.write_values:
             encoder_edges(&self.encoder, &first, &first_size, &last, &last_size)
             self._encode_key(first, first_size, &self.key)
-            # The block's last key replaces that of the block before only after the index entry: kept in `footer` so far.
+            # The block's last key replaces that of the block before only after the index entry: kept in `footer` so
+            # far.
             self._encode_key(last, last_size, &self.footer)
         self.body.size = 0
         if encoder_finish(&self.encoder, first_row, &self.body):
@@ -256,7 +262,7 @@ cdef class CFileWriter:
         encoder_reset(&self.encoder)
         return 0
 
-    # -- index trees -------------------------------------------------------------------------------------------------------
+    # -- index trees ---------------------------------------------------------------------------------------------------
     cdef int _close_node(self, TreeWriter* tree, int level, BlockPointer* pointer) except -1 nogil:
         self.body.size = 0
         if node_writer_finish(&tree.levels[level], level == 0, &self.body):
@@ -290,7 +296,7 @@ cdef class CFileWriter:
             level += 1
         return self._close_node(tree, level, root)
 
-    # -- header and footer -------------------------------------------------------------------------------------------------
+    # -- header and footer ---------------------------------------------------------------------------------------------
     cdef int _write_header(self) except -1 nogil:
         cdef uint8_t[16] header
         cdef uint32_t checksum
@@ -359,7 +365,7 @@ cdef class CFileWriter:
             status = self.sink.flush()
         return self._trouble(status) if status else 0
 
-    # -- appending ---------------------------------------------------------------------------------------------------------
+    # -- appending -----------------------------------------------------------------------------------------------------
     cdef int append_fixed(self, const uint8_t* values, uint64_t count) except -1 nogil:
         cdef int64_t taken
         if self.finished or self.failed or self.shape.width == 0:
@@ -426,7 +432,8 @@ cdef class CFileWriter:
                 self.append_fixed(column.values + start * self.shape.width, <uint64_t> (row - start))
             else:
                 for i in range(start, row):
-                    self.append_string(column.data + column.offsets[i], <size_t> (column.offsets[i + 1] - column.offsets[i]))
+                    self.append_string(column.data + column.offsets[i],
+                                       <size_t> (column.offsets[i + 1] - column.offsets[i]))
         return 0
 
     cdef int append_raw(self, const uint8_t* body, size_t size, const uint8_t* key, size_t key_size,
@@ -461,7 +468,7 @@ cdef class CFileWriter:
         self.finished = True
         return self.sink.length()
 
-    # -- for Python --------------------------------------------------------------------------------------------------------
+    # -- for Python ----------------------------------------------------------------------------------------------------
     def append_block(self, ColumnBlock block not None, int column=0, first=0, count=None):
         """Rows first .. first + count (all) of one column of a block."""
         cdef int64_t start = first
@@ -534,7 +541,7 @@ cdef int append_tree(ByteBuffer* out, uint8_t tag, const BlockPointer* root) noe
     return failed
 
 
-# -- bloom files -----------------------------------------------------------------------------------------------------------
+# -- bloom files -------------------------------------------------------------------------------------------------------
 cdef class BloomWriter:
     def __init__(self, BlockSink sink not None, *, int block_bytes=BLOOM_BYTES, double false_positives=0.0001):
         cdef double natural = 0.69314718055994530942

@@ -17,7 +17,8 @@ cdef struct RunReader:
     uint64_t value              # of the current repeated run
 
 cdef void runs_open(RunReader* runs, const uint8_t* data, size_t size, uint32_t width) noexcept nogil
-# Width 1: sets bits at .. at + count of `bitmap` and returns how many are 1; -1: the bytes end too early or are no runs.
+# Width 1: sets bits at .. at + count of `bitmap` and returns how many are 1; -1: the bytes end too early or are no
+# runs.
 cdef int64_t runs_read_bits(RunReader* runs, uint64_t count, uint8_t* bitmap, uint64_t at) noexcept nogil
 # Width 1: one byte a value, 0 or 1. 0 or -1.
 cdef int runs_read_bools(RunReader* runs, uint64_t count, uint8_t* target) noexcept nogil

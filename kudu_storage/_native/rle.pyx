@@ -1,8 +1,9 @@
 """Runs: RLE columns and the presence bitmaps of nullable blocks. Pure: bytes in, values out.
 
 A run is a varint h, then: h & 1 -> h >> 1 groups of 8 values, packed least significant bit first; else one value in
-ceil(width / 8) bytes, repeated h >> 1 times. There is no total count: the caller knows how many values to take. The last
-literal group is cut short behind its last value (Kudu's) or padded with zeros. A run of no values is refused: a reader would never get on.
+ceil(width / 8) bytes, repeated h >> 1 times. There is no total count: the caller knows how many values to take. The
+last literal group is cut short behind its last value (Kudu's) or padded with zeros. A run of no values is refused: a
+reader would never get on.
 """
 from libc.string cimport memcpy, memset
 
@@ -236,7 +237,8 @@ cdef void runs_begin(RunWriter* writer, ByteBuffer* out, uint32_t width) noexcep
 
 
 cdef int flush_literals(RunWriter* writer, bint close) noexcept nogil:
-    """Writes the buffered values; with `close` also the literal run's header. Only the last group can be short: whole bytes."""
+    """Writes the buffered values; with `close` also the literal run's header. Only the last group can be short: whole
+    bytes."""
     cdef uint32_t i
     cdef uint8_t packed = 0
     if writer.indicator_at < 0:

@@ -11,7 +11,8 @@ _BATCH_ROWS = 4096
 
 
 def value_texts(reader: CFileReader) -> Iterator[str]:
-    """One text for each row, "NULL" for nulls; bytes that are not UTF-8 are surrogate escapes. Decimals have no scale here."""
+    """One text for each row, "NULL" for nulls; bytes that are not UTF-8 are surrogate escapes. Decimals have no scale
+    here."""
     column = ColumnSchema("value", reader.type, nullable=True)
     cursor = reader.cursor()
     for first in range(0, reader.num_values, _BATCH_ROWS):

@@ -22,8 +22,8 @@ COLUMN_COUNT_MAX: Final = 10_000
 COLUMN_ID_MAX: Final = 2**31 - 1
 # Operations held in memory while their COMMIT has not been read. Beyond it they are read again from the segment.
 PENDING_BYTES_MAX: Final = 16 * MIB
-# Column files. Kudu refuses headers and footers above 64 KiB (cfile_reader.cc) and, by default, compressed blocks that expand
-# above 16 MiB (--max_cfile_block_size); blocks are 256 KiB unless told otherwise and may overrun by one value.
+# Column files. Kudu refuses headers and footers above 64 KiB (cfile_reader.cc) and, by default, compressed blocks that
+# expand above 16 MiB (--max_cfile_block_size); blocks are 256 KiB unless told otherwise and may overrun by one value.
 CFILE_FOOTER_BYTES_MAX: Final = 64 * KIB
 CFILE_BLOCK_BYTES_MAX: Final = 64 * MIB
 # Row numbers in a column file are 32-bit.

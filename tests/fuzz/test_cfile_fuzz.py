@@ -134,7 +134,8 @@ def test_an_index_that_points_at_itself_ends() -> None:
     root.offset, root.size = at, size
     tail = footer.SerializeToString()
     tail += b"kuducfl2" + struct.pack("<I", len(tail))
-    looped = data[:tail_at] + body + struct.pack("<I", cfiles.crc32c(body)) + struct.pack("<I", cfiles.crc32c(tail)) + tail
+    looped = data[:tail_at] + body + struct.pack("<I", cfiles.crc32c(body)) + struct.pack("<I",
+                                                                                          cfiles.crc32c(tail)) + tail
     with pytest.raises(KuduStorageError, match="circle"):
         exercise(looped)
 

@@ -1,4 +1,5 @@
-"""Column files of real Kudu: read as the real tool reads them, written again byte for byte, and refused when damaged."""
+"""Column files of real Kudu: read as the real tool reads them, written again byte for byte, and refused when
+damaged."""
 from __future__ import annotations
 
 import hashlib
@@ -95,7 +96,7 @@ def test_a_bloom_file_of_real_kudu_is_read() -> None:
     assert not any(bloom.probe(key + b"no such key %d" % i) for i in range(50))
 
 
-# -- damage ----------------------------------------------------------------------------------------------------------------
+# -- damage ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", FLIPPED)
 def test_no_flipped_bit_gives_a_wrong_value(name: str) -> None:
     data = golden(name)
@@ -158,7 +159,8 @@ def test_arrays_and_unknown_features_are_refused_by_name() -> None:
 
 def test_types_and_encodings_that_do_not_go_together_are_refused() -> None:
     data = golden("int32-bitshuffle-none")
-    for changed in ({"encoding": 5}, {"encoding": 2}, {"encoding": 3}, {"compression": 999}, {"data_type": 21}, {"data_type": 12}):
+    for changed in ({"encoding": 5}, {"encoding": 2}, {"encoding": 3}, {"compression": 999}, {"data_type": 21},
+                    {"data_type": 12}):
         with pytest.raises((CorruptionError, Unsupported)):
             opened(with_footer(data, **changed))
 

@@ -43,7 +43,8 @@ class Container:
         length = write(BlockSink(Disk(), self.file.fileno(), offset, name=str(self.data_path)))
         self.blocks[block_id] = (offset, length)
         record: Any = message_class("kudu.BlockRecordPB")()
-        record.block_id.id, record.op_type, record.timestamp_us, record.offset, record.length = block_id, 1, 1, offset, length
+        record.block_id.id, record.op_type, record.timestamp_us = block_id, 1, 1
+        record.offset, record.length = offset, length
         self.records.append(record.SerializeToString())
         self.end = offset + length
 
@@ -79,7 +80,8 @@ def sample(kind: str, source: random.Random) -> Any:
     few = source.random() < 0.6
     number = source.choice([0, 1, -5]) if few else source.randrange(-100, 100)
     return {
-        "BOOL": number > 0, "FLOAT": number / 4, "DOUBLE": number / 3, "STRING": f"text {number}", "VARCHAR": f"v{number}" * 3,
+        "BOOL": number > 0, "FLOAT": number / 4, "DOUBLE": number / 3, "STRING": f"text {number}",
+        "VARCHAR": f"v{number}" * 3,
         "BINARY": bytes([number % 256, 0, 255]), "DATE": date(2020 + number % 5, 1, 1),
         "UNIXTIME_MICROS": datetime(2020, 1, 1, 0, 0, number % 60, tzinfo=UTC),
     }.get(kind, Decimal(number) if kind.startswith("DECIMAL") else number)
@@ -108,7 +110,8 @@ def test_the_real_tool_reads_every_type_encoding_and_codec_that_we_write(kudu: o
                 codecs += 1
                 wanted += 1
 
-                def write(sink: BlockSink, block: ColumnBlock = block, encoding: int = encoding, nullable: bool = nullable,
+                def write(sink: BlockSink, block: ColumnBlock = block, encoding: int = encoding,
+                          nullable: bool = nullable,
                           codec: int = 1 + codecs % 4, column_type: types.ColumnType = column_type) -> int:
                     writer = CFileWriter(sink, column_type, nullable=nullable, encoding=encoding, compression=codec,
                                          block_bytes=1024 if codec == 1 else 0)
@@ -123,7 +126,8 @@ def test_the_real_tool_reads_every_type_encoding_and_codec_that_we_write(kudu: o
         assert real_values(kudu, file_system, block_id) == ours
 
 
-def test_the_real_tool_reads_key_index_delta_and_overflowed_dictionary(kudu: oracle.KuduBinaries, file_system: Path) -> None:
+def test_the_real_tool_reads_key_index_delta_and_overflowed_dictionary(kudu: oracle.KuduBinaries,
+                                                                       file_system: Path) -> None:
     container = Container(file_system)
     keys = [b"key %07d" % i for i in range(20_000)]
 
@@ -153,10 +157,12 @@ def test_the_real_tool_reads_key_index_delta_and_overflowed_dictionary(kudu: ora
     for block_id in range(1, 4):        # the tool cannot print a bloom file, its own neither
         assert real_values(kudu, file_system, block_id) == our_values(container, block_id)
     checked = kudu.run("fs", "check", f"--fs_wal_dir={file_system}", f"--fs_data_dirs={file_system}", check=True).stdout
-    assert "Total live blocks: 4\n" in checked and f"Total live bytes: {sum(n for _, n in container.blocks.values())}\n" in checked
+    assert "Total live blocks: 4\n" in checked
+    assert f"Total live bytes: {sum(n for _, n in container.blocks.values())}\n" in checked
 
 
-def test_stopped_servers_files_are_printed_as_the_real_tool_prints_them(kudu: oracle.KuduBinaries, tmp_path: Path) -> None:
+def test_stopped_servers_files_are_printed_as_the_real_tool_prints_them(kudu: oracle.KuduBinaries,
+                                                                        tmp_path: Path) -> None:
     servers = cfiles.stopped_servers()
     if servers is None:
         pytest.skip("no archives of stopped servers beside this checkout, or no zstd")
@@ -166,7 +172,8 @@ def test_stopped_servers_files_are_printed_as_the_real_tool_prints_them(kudu: or
         reader = open_column_file(cfiles.source_of(block.path, block.offset, block.length))
         if not reader.num_values:
             continue                    # a bloom file, which the tool cannot print
-        done = subprocess.run([kudu.program("kudu"), "fs", "dump", "cfile", str(block.block_id), f"--fs_wal_dir={root}/wal",
+        done = subprocess.run([kudu.program("kudu"), "fs", "dump", "cfile", str(block.block_id),
+                               f"--fs_wal_dir={root}/wal",
                                f"--fs_data_dirs={root}/data", "--print_meta=false"], env=kudu.environment(),
                               capture_output=True, timeout=120, check=True)
         assert done.stdout == "".join(f"{text}\n" for text in value_texts(reader)).encode("utf-8", "surrogateescape")

@@ -1,7 +1,7 @@
 """Column files for tests: those of stopped servers, and a slow reading of the format that shares no code with ours.
 
-The twin below is the specification: it follows kudu-disk's description value by value, with the standard library and the
-`lz4` and `cramjam` packages, and is never used outside of tests.
+The twin below is the specification: it follows kudu-disk's description value by value, with the standard library and
+the `lz4` and `cramjam` packages, and is never used outside of tests.
 """
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WIDTHS = {1: 1, 3: 2, 5: 4, 7: 8, 8: 0, 9: 1, 10: 4, 11: 8, 12: 0, 13: 8, 15: 4,
 BOOL, PLAIN, PREFIX, RLE, DICT, BIT_SHUFFLE = 9, 1, 2, 4, 5, 6
 
 
-# -- where files are -----------------------------------------------------------------------------------------------------
+# -- where files are ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class StoredBlock:
     """One live block of a stopped server."""
@@ -115,7 +115,7 @@ def memory_source(data: bytes) -> BlockSource:
     return source
 
 
-# -- the slow twin -------------------------------------------------------------------------------------------------------
+# -- the slow twin -----------------------------------------------------------------------------------------------------
 def footer_of(data: bytes) -> Any:
     assert data[:8] == b"kuducfl2" and data[-12:-4] == b"kuducfl2"
     (size,) = struct.unpack("<I", data[-4:])
@@ -294,8 +294,9 @@ def read_slowly(data: bytes) -> list[bytes | None]:
     return cells
 
 
-# -- writing for tests ---------------------------------------------------------------------------------------------------
-ENCODINGS = {"PLAIN_ENCODING": PLAIN, "PREFIX_ENCODING": PREFIX, "RLE": RLE, "DICT_ENCODING": DICT, "BIT_SHUFFLE": BIT_SHUFFLE}
+# -- writing for tests -------------------------------------------------------------------------------------------------
+ENCODINGS = {"PLAIN_ENCODING": PLAIN, "PREFIX_ENCODING": PREFIX, "RLE": RLE, "DICT_ENCODING": DICT,
+             "BIT_SHUFFLE": BIT_SHUFFLE}
 COMPRESSIONS = {"NO_COMPRESSION": 1, "SNAPPY": 2, "LZ4": 3, "ZLIB": 4}
 
 

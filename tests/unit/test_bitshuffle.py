@@ -25,7 +25,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
 def elements(width: int, count: int, seed: int = 1) -> bytes:
     """Some runs, some noise."""
     source = random.Random(seed)
-    return b"".join(source.choice([bytes(width), source.randbytes(width), b"\x01" + bytes(width - 1)]) for _ in range(count))
+    return b"".join(source.choice([bytes(width), source.randbytes(width),
+                                   b"\x01" + bytes(width - 1)]) for _ in range(count))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -93,14 +93,15 @@ def test_an_empty_file_has_an_index_without_entries() -> None:
 
 
 def test_encodings_that_a_type_has_not_fall_back_to_its_default() -> None:
-    for kind, default in [("INT8", "BIT_SHUFFLE"), ("DOUBLE", "BIT_SHUFFLE"), ("BOOL", "RLE"), ("STRING", "DICT_ENCODING")]:
+    for kind, default in [("INT8", "BIT_SHUFFLE"), ("DOUBLE", "BIT_SHUFFLE"), ("BOOL", "RLE"), ("STRING",
+                                                                                                "DICT_ENCODING")]:
         block = ColumnBlock.from_tuples(Schema((column("c", kind, nullable=True),)), [(None,)])
         assert opened(cfiles.written_column(block, encoding=0)).encoding == default
     assert opened(cfiles.written_column(one_column("DOUBLE", 1.0), encoding=4)).encoding == "BIT_SHUFFLE"
     assert opened(cfiles.written_column(one_column("STRING", "x"), encoding=6)).encoding == "DICT_ENCODING"
 
 
-# -- dictionaries --------------------------------------------------------------------------------------------------------
+# -- dictionaries ------------------------------------------------------------------------------------------------------
 def test_a_full_dictionary_goes_over_to_plain_blocks_and_stays() -> None:
     values = [f"{i % 7}" for i in range(3000)] + [f"unlike any other {i}" for i in range(3000)] + ["3"] * 500
     file = cfiles.written_column(one_column("STRING", *values), encoding=5, block_bytes=4096)
@@ -114,9 +115,11 @@ def test_a_full_dictionary_goes_over_to_plain_blocks_and_stays() -> None:
 
 
 @pytest.mark.parametrize(("encoding", "block_bytes"), [(5, 0), (5, 2048), (1, 2048), (2, 2048)])
-@pytest.mark.parametrize("bounds", [{"equal": b"k07"}, {"lower": b"k10"}, {"upper": b"k10"}, {"lower": b"k03", "upper": b"k05"},
+@pytest.mark.parametrize("bounds", [{"equal": b"k07"}, {"lower": b"k10"}, {"upper": b"k10"}, {"lower": b"k03",
+                                                                                              "upper": b"k05"},
                                     {"equal": b"nothing"}, {}])
-def test_filters_accept_what_plain_comparison_accepts(encoding: int, block_bytes: int, bounds: dict[str, bytes]) -> None:
+def test_filters_accept_what_plain_comparison_accepts(encoding: int, block_bytes: int, bounds: dict[str,
+                                                                                                    bytes]) -> None:
     source = random.Random(8)
     values = [None if source.random() < 0.2 else f"k{source.randrange(30):02}" for _ in range(2000)]
     values += [f"k{i:02}{i}" for i in range(2000)]
@@ -127,13 +130,14 @@ def test_filters_accept_what_plain_comparison_accepts(encoding: int, block_bytes
             return False
         if "equal" in bounds:
             return value.encode() == bounds["equal"]
-        return bounds.get("lower", b"") <= value.encode() and ("upper" not in bounds or value.encode() < bounds["upper"])
+        return bounds.get("lower", b"") <= value.encode() and ("upper" not in bounds
+                                                               or value.encode() < bounds["upper"])
 
     rows = reader.cursor().matching(ValueFilter(reader, **bounds), 5, 3900)
     assert rows == [row for row in range(5, 3905) if accepted(values[row])]
 
 
-# -- keys ----------------------------------------------------------------------------------------------------------------
+# -- keys --------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("kind", "encoding"), [("INT8", 6), ("INT16", 4), ("INT32", 6), ("INT32", 1), ("INT64", 4),
                                                 ("DECIMAL128", 6), ("DATE", 6)])
 def test_integer_keys_are_found_by_their_encoded_form(kind: str, encoding: int) -> None:
@@ -142,7 +146,8 @@ def test_integer_keys_are_found_by_their_encoded_form(kind: str, encoding: int) 
     source = random.Random(2)
     keys = sorted({source.randrange(-half, half) for _ in range(3000)} | {-half, half - 1})
     block = one_column(kind, *keys, nullable=False, **({"precision": 38, "scale": 0} if kind == "DECIMAL128" else {}))
-    reader = opened(cfiles.written_column(block, encoding=encoding, block_bytes=512, value_index=True, key_metadata=True))
+    reader = opened(cfiles.written_column(block, encoding=encoding, block_bytes=512, value_index=True,
+                                          key_metadata=True))
 
     def encoded(key: int) -> bytes:
         return (key + 2 ** (8 * width - 1)).to_bytes(width, "big")
@@ -182,7 +187,8 @@ def test_index_keys_separate_blocks_and_are_short() -> None:
 def test_an_index_of_many_nodes_has_levels_and_finds_every_block() -> None:
     source = random.Random(4)
     keys = sorted({source.randbytes(300) for _ in range(20_000)})
-    file = cfiles.written_column(one_column("BINARY", *keys, nullable=False), encoding=1, block_bytes=512, value_index=True,
+    file = cfiles.written_column(one_column("BINARY", *keys, nullable=False), encoding=1, block_bytes=512,
+                                 value_index=True,
                                  shorten_keys=False)
     root = cfiles.footer_of(file).validx_info.root_block
     assert not cfiles.node_entries(cfiles.body_of(file, root, 1))[0]        # the root is no leaf
@@ -193,7 +199,7 @@ def test_an_index_of_many_nodes_has_levels_and_finds_every_block() -> None:
         assert cfiles.cells_of(cursor.read_block(row, 1)) == [keys[row]]
 
 
-# -- deltas and blooms -----------------------------------------------------------------------------------------------------
+# -- deltas and blooms -------------------------------------------------------------------------------------------------
 def delta(row: int, timestamp: int) -> bytes:
     return bytes([row, 250]) + timestamp.to_bytes(3, "big") + b"\x02"
 
@@ -236,7 +242,7 @@ def test_a_column_is_no_bloom_file() -> None:
         BloomReader(opened(cfiles.written_column(one_column("BINARY", b"x"))))
 
 
-# -- the sink ------------------------------------------------------------------------------------------------------------
+# -- the sink ----------------------------------------------------------------------------------------------------------
 def test_a_file_lies_at_its_offset_and_nothing_before_it_changes() -> None:
     fd = os.memfd_create("container")
     try:

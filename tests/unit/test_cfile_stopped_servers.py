@@ -87,7 +87,8 @@ def test_files_written_again_have_kudus_size(data_root: Path) -> None:
 
 
 def test_bloom_files_are_those_that_we_would_write(data_root: Path) -> None:
-    """For each rowset: its keys from the key index or the key column, a bloom file of them, the same bytes as Kudu's."""
+    """For each rowset: its keys from the key index or the key column, a bloom file of them, the same bytes as
+    Kudu's."""
     blocks = {block.block_id: block for block in cfiles.stored_blocks(data_root)}
     superblock: Any = message_class("kudu.tablet.TabletSuperBlockPB")
     compared = 0
