@@ -31,7 +31,8 @@ cdef class RowLayout:
         self.info.auto_increment = -1
         self.info.columns = <ColumnLayout*> calloc(max(self.info.column_count, 1), sizeof(ColumnLayout))
         self.info.defaults_used = <uint8_t*> calloc(max(self.info.column_count, 1), 1)
-        if self.info.columns == NULL or self.info.defaults_used == NULL:
+        self.info.by_id = <int32_t*> calloc(max(self.info.column_count, 1), 2 * sizeof(int32_t))
+        if self.info.columns == NULL or self.info.defaults_used == NULL or self.info.by_id == NULL:
             raise MemoryError()
         any_nullable = any(c.nullable for c in schema)
         self.info.bitmap_bytes = (self.info.column_count + 7) // 8 if any_nullable else 0
@@ -59,6 +60,9 @@ cdef class RowLayout:
                 self.info.auto_increment = i
             offset += column.width if column.width else 8
         self.info.fixed_bytes = offset
+        for i, (column_id, position) in enumerate(sorted((c.id, n) for n, c in enumerate(schema))):
+            self.info.by_id[2 * i] = column_id
+            self.info.by_id[2 * i + 1] = position
         if all(c.type.width_bytes for c in schema.key_columns):
             self.info.key_fixed_bytes = sum(c.type.width_bytes for c in schema.key_columns)
 
@@ -70,6 +74,7 @@ cdef class RowLayout:
     def __dealloc__(self):
         free(self.info.columns)
         free(self.info.defaults_used)
+        free(self.info.by_id)
 
 
 cdef class Projection:
