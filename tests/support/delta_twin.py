@@ -1,4 +1,4 @@
-"""Deltas in the plainest way: dictionaries and sorting. The oracle of the native codec, application, stores and flushes.
+"""Deltas in the plainest way: dictionaries and sorting. The oracle of what does it natively.
 
 Shares nothing with the native code. A change is (row, timestamp, type, {column id: cell or None}).
 """
@@ -74,53 +74,71 @@ def apply_deltas(base: Sequence[Cells], first_row: int, undos: Sequence[Sequence
     return states
 
 
-# -- a tablet's history ------------------------------------------------------------------------------------------------
-@dataclass
-class Version:
-    """What a row is from `timestamp` on; cells are kept through a deletion."""
+# -- a row's history ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Op:
+    """What happened to a row: INSERT, UPDATE, DELETE or REINSERT, with the cells that it sets."""
 
     timestamp: int
-    cells: Cells
-    live: bool
+    kind: str
+    cells: Cells = field(default_factory=dict)
+
+
+def state_at(ops: Sequence[Op], applied: Applied) -> RowState | None:
+    """The row after the operations applied; None before its insert. Cells are kept through a deletion."""
+    state = None
+    for op in ops:
+        if not applied(op.timestamp):
+            continue
+        if state is None:
+            state = RowState({})
+        state.cells.update(op.cells)
+        state.live = op.kind != "DELETE"
+    return state
+
+
+def shown_in_diff(ops: Sequence[Op], since: Applied, until: Applied) -> bool:
+    """V6: something happened in between, and the row is not dead at both ends."""
+    if not any(until(op.timestamp) and not since(op.timestamp) for op in ops):
+        return False
+    ends = [state_at(ops, end) for end in (since, until)]
+    return any(state is not None and state.live for state in ends)
 
 
 @dataclass
-class History:
-    """All versions of all rows by encoded key, each oldest first."""
+class Flushed:
+    """A row as it is written: base cells, UNDOs newest first, and the REDO that stays, if any."""
 
-    rows: dict[bytes, list[Version]] = field(default_factory=dict)
+    cells: Cells
+    undos: list[tuple[int, str, Cells]]
+    redos: list[tuple[int, str, Cells]]
 
-    def live(self, key: bytes) -> bool:
-        return bool(self.rows.get(key)) and self.rows[key][-1].live
 
-    def insert(self, key: bytes, timestamp: int, cells: Cells) -> None:
-        self.rows.setdefault(key, []).append(Version(timestamp, dict(cells), True))
-
-    def update(self, key: bytes, timestamp: int, cells: Cells) -> None:
-        self.rows[key].append(Version(timestamp, {**self.rows[key][-1].cells, **cells}, True))
-
-    def delete(self, key: bytes, timestamp: int) -> None:
-        self.rows[key].append(Version(timestamp, dict(self.rows[key][-1].cells), False))
-
-    def at(self, key: bytes, applied: Applied) -> Version | None:
-        """The last version applied, or None before the first."""
-        seen = [v for v in self.rows[key] if applied(v.timestamp)]
-        return seen[-1] if seen else None
-
-    def rows_at(self, applied: Applied) -> dict[bytes, Cells]:
-        """The live rows, by key in key order."""
-        found = {key: self.at(key, applied) for key in sorted(self.rows)}
-        return {key: version.cells for key, version in found.items() if version is not None and version.live}
-
-    def diff(self, since: Applied, until: Applied) -> dict[bytes, tuple[Cells, bool]]:
-        """By key: (cells at `until`, deleted there) of the rows that a diff scan shows."""
-        shown = {}
-        for key in sorted(self.rows):
-            before, after = self.at(key, since), self.at(key, until)
-            touched = any(until(v.timestamp) and not since(v.timestamp) for v in self.rows[key])
-            if touched and after is not None and (after.live or (before is not None and before.live)):
-                shown[key] = (after.cells, not after.live)
-        return shown
+def flush_row(ops: Sequence[Op], applied: Applied, history_mark: int = 0) -> Flushed | None:
+    """The row flushed at a snapshot that has its insert, by the table in docs/tablet.md. None: it is left out."""
+    insert = ops[0]
+    if ops[-1].kind == "DELETE" and ops[-1].timestamp == insert.timestamp:
+        return None
+    cells = dict(insert.cells)
+    undos: list[tuple[int, str, Cells]] = [(insert.timestamp, "DELETE", {})]
+    deleted: int | None = None
+    for op in ops[1:]:
+        if not applied(op.timestamp):
+            break
+        old = {column: cells[column] for column in op.cells if column in cells}
+        if op.kind == "UPDATE" and old:
+            undos.append((op.timestamp, "UPDATE", old))
+        elif op.kind == "DELETE":
+            deleted = op.timestamp
+        elif op.kind == "REINSERT":
+            assert deleted is not None
+            undos += [(deleted, "REINSERT", old), (op.timestamp, "DELETE", {})]
+            deleted = None
+        cells.update({column: op.cells[column] for column in old})
+    if deleted is not None and deleted < history_mark:
+        return None
+    return Flushed(cells, [undo for undo in reversed(undos) if undo[0] >= history_mark],
+                   [] if deleted is None else [(deleted, "DELETE", {})])
 
 
 def before(timestamp: int) -> Applied:
