@@ -21,10 +21,7 @@ from kudu_storage._native.mvcc cimport (
 )
 from kudu_storage._native.row_layout cimport ColumnLayout, LayoutInfo, bit_is_set, column_of_id
 
-import dataclasses
-
-from kudu_storage.common import types
-from kudu_storage.common.schema import ColumnSchema, Schema
+from kudu_storage._native.row_layout import with_deleted_column
 from kudu_storage.errors import InternalError, InvalidArgument
 
 cdef enum:
@@ -413,7 +410,7 @@ cdef class DeltaApplier:
         self.snapshot = snapshot
         self.since = since
         self.deleted_column = deleted_column
-        self.out_schema = layout.schema if deleted_column is None else _with_deleted(layout.schema, deleted_column)
+        self.out_schema = layout.schema if deleted_column is None else with_deleted_column(layout.schema, deleted_column)
         self.keeps = []
         self.updates = <ByteBuffer*> calloc(<size_t> layout.info.column_count + 1, sizeof(ByteBuffer))
         if self.updates == NULL:
@@ -541,9 +538,3 @@ cdef class DeltaApplier:
     def selection(self):
         """One byte a row of the batch: 1 shown, 0 not."""
         return self.shown[:self.row_count] if self.row_count else b""
-
-
-cdef object _with_deleted(object schema, object name):
-    """The schema without ids, since the new column has none."""
-    columns = tuple(dataclasses.replace(c, id=None) for c in schema)
-    return Schema((*columns, ColumnSchema(name, types.BY_NAME["BOOL"])))

@@ -2,6 +2,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free
 
+import dataclasses
+
+from kudu_storage.common import types
+from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.errors import BadFormat, InvalidArgument
 
 
@@ -112,3 +116,9 @@ cdef class Projection:
 
     def __dealloc__(self):
         free(self.info.tablet_column)
+
+
+def with_deleted_column(schema, str name):
+    """The schema of a diff scan's rows: those of `schema`, without ids since the new column has none, and a BOOL."""
+    columns = tuple(dataclasses.replace(c, id=None) for c in schema)
+    return Schema((*columns, ColumnSchema(name, types.BY_NAME["BOOL"])))
