@@ -1,4 +1,4 @@
-"""The MemRowSet: effects of row operations, snapshots with gaps, bounds, diffs, readers beside the writer; and its flush."""
+"""The MemRowSet: effects of row operations, snapshots, bounds, diffs, readers beside the writer; and its flush."""
 from __future__ import annotations
 
 import struct
