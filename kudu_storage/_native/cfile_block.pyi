@@ -1,0 +1,1 @@
+# Decoding for other native modules; nothing is visible from Python.

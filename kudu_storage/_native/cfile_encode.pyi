@@ -1,0 +1,1 @@
+# Block encoding for other native modules; nothing is visible from Python.

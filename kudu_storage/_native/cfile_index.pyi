@@ -1,0 +1,1 @@
+# Index nodes for other native modules; nothing is visible from Python.

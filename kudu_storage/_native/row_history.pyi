@@ -1,0 +1,6 @@
+from kudu_storage._native.row_layout import RowLayout
+
+class RowHistory:
+    def __init__(self, layout: RowLayout, mark: int) -> None: ...
+    @property
+    def layout(self) -> RowLayout: ...
