@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import delta_twin as twin
 import pytest
+from delta_rows import UNHURRIED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ def without(change: twin.Change, columns: set[int]) -> twin.Change | None:
     return None if kind == "UPDATE" and not left else (row, timestamp, kind, left)
 
 
+@UNHURRIED
 @given(st.lists(FILE, max_size=4), st.sets(st.integers(1, 5)), st.integers(0, 6), st.integers(0, 6))
 def test_files_become_one_in_order(files: list[list[twin.Change]], columns: set[int], first: int, end: int) -> None:
     cells = DeltaCells(undo=False)
