@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import delta_twin as twin
 from blocks import column
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from kudu_storage._native.column_block import ColumnBlock
@@ -19,6 +20,8 @@ SCHEMA = Schema((
     column("small", "INT16", nullable=False, id=3),
 ))
 COLUMNS = [0, 1, 2, 3]
+# Builds with sanitizers on a busy machine are slow; that says nothing about the code.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SNAPSHOTS = st.builds(Snapshot, st.integers(0, 9), st.lists(st.integers(0, 7), max_size=2))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import pytest
+from delta_rows import UNHURRIED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ def worth(rowsets: Sequence[RowSetFacts], picked: Sequence[int], policy: Compact
     return total - (union if total <= union else UNION_PENALTY * union)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(UNHURRIED, max_examples=150)
 @given(ROWSETS, st.integers(1, 120))
 def test_the_pick_is_within_the_budget_and_as_good_as_any(rowsets: list[RowSetFacts], budget_mib: int) -> None:
     policy = CompactionPolicy(budget_bytes=budget_mib * MIB)
@@ -98,7 +99,7 @@ def test_many_rowsets_are_decided_on_in_bounded_work() -> None:
     assert worth(rowsets, found.rowset_ids, CompactionPolicy()) >= found.value - 1e-9
 
 
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(ROWSETS)
 def test_places_are_shares_of_the_data(rowsets: list[RowSetFacts]) -> None:
     layout = lay_out(rowsets)

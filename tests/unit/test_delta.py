@@ -5,6 +5,7 @@ from typing import Any
 
 import delta_twin as twin
 import pytest
+from delta_rows import UNHURRIED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def in_order(listed: list[twin.Change], undo: bool) -> list[twin.Change]:
     return sorted(listed, key=lambda c: (c[0], -c[1] if undo else c[1]))
 
 
+@UNHURRIED
 @given(U64)
 def test_numbers_come_back_and_match_the_twin(value: int) -> None:
     data = encode_mvarint(value)
@@ -50,11 +52,13 @@ def test_numbers_come_back_and_match_the_twin(value: int) -> None:
     assert decode_mvarint(data + b"more") == (value, len(data))
 
 
+@UNHURRIED
 @given(U64, U64)
 def test_numbers_sort_as_their_bytes_do(one: int, other: int) -> None:
     assert (one < other) == (encode_mvarint(one) < encode_mvarint(other))
 
 
+@UNHURRIED
 @given(U64)
 def test_a_number_cut_off_anywhere_is_refused(value: int) -> None:
     data = encode_mvarint(value)
@@ -63,6 +67,7 @@ def test_a_number_cut_off_anywhere_is_refused(value: int) -> None:
             decode_mvarint(data[:end])
 
 
+@UNHURRIED
 @given(changes())
 def test_change_lists_come_back_and_match_the_twin(change: tuple[str, dict[int, bytes | None]]) -> None:
     data = encode_change(*change)
@@ -84,6 +89,7 @@ def test_malformed_change_lists_are_refused(data: bytes) -> None:
         DeltaCells(undo=False).add(0, 0, data)
 
 
+@UNHURRIED
 @given(st.binary(max_size=40))
 def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     try:
@@ -95,6 +101,7 @@ def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     assert DeltaRun.decode(again.take(), undo=False).to_list() == [(row, timestamp, kind, cells)]
 
 
+@UNHURRIED
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1) | st.integers(0, 3), U64 | st.integers(0, 3), changes())),
        st.booleans())
 def test_cells_are_written_as_the_twin_writes_them_and_read_back(

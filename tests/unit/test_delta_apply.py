@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import delta_twin as twin
 import pytest
-from delta_rows import COLUMNS, SCHEMA, SNAPSHOTS, applied_of, cells_of, histories, rows_block, snapshots
+from delta_rows import COLUMNS, SCHEMA, SNAPSHOTS, UNHURRIED, applied_of, cells_of, histories, rows_block, snapshots
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +59,7 @@ def part_of(block: ColumnBlock, first: int, end: int) -> ColumnBlock:
 BASE = rows_block(ROWS)
 
 
+@UNHURRIED
 @given(st.lists(deltas(True), max_size=3), st.lists(deltas(False), max_size=3), deltas(False), SNAPSHOTS,
        st.integers(1, ROWS))
 def test_any_deltas_give_what_the_twin_gives(
@@ -79,6 +80,7 @@ def test_any_deltas_give_what_the_twin_gives(
             assert nulls == sum(cell[COLUMNS[i]] is None for cell in cells_of(result))
 
 
+@UNHURRIED
 @given(st.lists(deltas(False), max_size=2), SNAPSHOTS, st.permutations(range(len(COLUMNS))), st.integers(1, 4))
 def test_columns_not_asked_for_are_stepped_over(redos: list[list[twin.Change]], snapshot: Snapshot, order: list[int],
                                                 count: int) -> None:
@@ -149,7 +151,7 @@ def test_a_batch_of_no_rows_has_none() -> None:
 
 
 # -- histories that make sense: a rowset flushed at some point, read at others -----------------------------------------
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(histories(), snapshots(), snapshots(), snapshots(), st.integers(0, 3))
 def test_a_flushed_rowset_shows_each_row_as_it_was(
         rows: list[list[twin.Op]], flushed_at: Snapshot, snapshot: Snapshot, since: Snapshot, in_memory: int) -> None:

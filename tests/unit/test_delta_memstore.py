@@ -5,7 +5,7 @@ import threading
 
 import delta_twin as twin
 import pytest
-from delta_rows import SCHEMA, rows_block
+from delta_rows import SCHEMA, UNHURRIED, rows_block
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +33,7 @@ def drained(store: DeltaMemStore, bytes_max: int) -> list[twin.Change]:
     return found
 
 
+@UNHURRIED
 @given(CHANGES, st.integers(1, 100))
 def test_changes_come_out_by_row_and_time_and_arrival(arrived: list[tuple[int, int, tuple[str, twin.Cells]]],
                                                       bytes_max: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import delta_twin as twin
 import pytest
 from blocks import column
-from delta_rows import SCHEMA, applied_of, cells_of, histories, snapshots
+from delta_rows import SCHEMA, UNHURRIED, applied_of, cells_of, histories, snapshots
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memrows import MemRows
@@ -105,7 +105,7 @@ def test_a_memrowset_that_is_neither_shared_nor_frozen_is_not_scanned() -> None:
 
 
 # -- snapshots ---------------------------------------------------------------------------------------------------------
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(histories(), snapshots(), snapshots())
 def test_rows_are_shown_as_they_were(rows: list[list[twin.Op]], snapshot: Snapshot, since: Snapshot) -> None:
     written = MemRows(SCHEMA)
@@ -131,6 +131,7 @@ TEXT_KEYS = Schema((column("a", "STRING", is_key=True, nullable=False, id=0),
                     column("b", "STRING", is_key=True, nullable=False, id=1), column("n", "INT8", id=2)))
 
 
+@UNHURRIED
 @given(st.sets(st.tuples(st.text("ab\0", max_size=4), st.text("ab\0", max_size=12)), max_size=150),
        st.none() | st.binary(max_size=6) | st.integers(0, 200), st.none() | st.binary(max_size=6) | st.integers(0, 200))
 def test_bounds_cut_at_keys_and_parts_of_keys(keys: set[tuple[str, str]], lower: Any, upper: Any) -> None:
@@ -144,6 +145,7 @@ def test_bounds_cut_at_keys_and_parts_of_keys(keys: set[tuple[str, str]], lower:
     assert [row[:2] for row in scanned(rows, None, lower=low, upper=high)] == expected
 
 
+@UNHURRIED
 @given(st.sets(st.integers(-300, 300)), st.none() | st.binary(max_size=6), st.none() | st.binary(max_size=6))
 def test_bounds_cut_at_keys_that_are_all_prefix(keys: set[int], lower: bytes | None, upper: bytes | None) -> None:
     rows = MemRows(SCHEMA)
@@ -213,7 +215,7 @@ def flushed(rows: MemRows, snapshot: Snapshot, rows_max: int, mark: int = 0) \
     return blocks, keys, undo.take(), redo.take(), live
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(histories(), snapshots(), st.integers(1, 4), st.integers(0, 17) | st.just(0))
 def test_a_flush_writes_what_the_twin_writes(rows: list[list[twin.Op]], snapshot: Snapshot, batch: int,
                                              mark: int) -> None:
@@ -232,7 +234,7 @@ def test_a_flush_writes_what_the_twin_writes(rows: list[list[twin.Op]], snapshot
     assert live == sum(not row.redos for _, row in expected)
 
 
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(histories(), snapshots(), snapshots(), snapshots(), st.integers(1, 3))
 def test_what_is_flushed_reads_like_the_memrowset(rows: list[list[twin.Op]], flush_at: Snapshot, until: Snapshot,
                                                   read_at: Snapshot, rowset_rows: int) -> None:
