@@ -1,11 +1,12 @@
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, final
 
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.log_entries import CachedBatch
 from kudu_storage.common.opid import OpId
 from kudu_storage.errors import LogPoisoned
 
+@final
 class Append:
     """What append() returns: the operations' ids, and when they are acknowledged."""
 
