@@ -188,6 +188,35 @@ class DiskError(KuduStorageError, OSError):
         return KuduStorageError.__str__(self)
 
 
+# -- block stores ------------------------------------------------------------------------------------------------------
+class NoSuchBlock(KuduStorageError, LookupError):
+    """A block that is in no data directory: deleted, or never durable."""
+
+    kind = "no_such_block"
+    fault = "disk"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class DirectoryFailed(DiskError):
+    """A data directory that failed, named by `path`. Tablets with data there fail; all others go on."""
+
+    kind = "directory_failed"
+    retry = False
+
+
+class DirectoryLocked(KuduStorageError, OSError):
+    """Another process, or another object of this one, has a data directory open for writing."""
+
+    kind = "directory_locked"
+    fault = "caller"
+    retry = True
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
 # -- the log -----------------------------------------------------------------------------------------------------------
 class LogError(KuduStorageError):
     """Base of what a log says about itself."""
@@ -214,7 +243,10 @@ class LogPoisoned(LogError, OSError):
 
 
 class NoSpace(LogError, OSError):
-    """No space was left for this entry and those behind it; they are not in the log. Appending may go on."""
+    """No space was left for this entry and those behind it; they are not in the log. Appending may go on.
+
+    Of a block store: for this block, or those made durable with it; nothing of them is left. Others may go on.
+    """
 
     kind = "no_space"
     fault = "disk"

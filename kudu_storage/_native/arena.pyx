@@ -1,6 +1,8 @@
 """See arena.pxd."""
-from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+from kudu_storage._native.atomics cimport store_pointer
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void** memory, size_t alignment, size_t size)
@@ -30,6 +32,8 @@ cdef void arena_free(Arena* arena) noexcept nogil:
     for i in range(arena.chunk_count):
         if arena.owned[i]:
             free(arena.chunks[i])
+    for i in range(arena.outgrown_count):
+        free(arena.outgrown[i])
     free(arena.chunks)
     free(arena.owned)
     memset(arena, 0, sizeof(Arena))
@@ -45,14 +49,19 @@ cdef bint _reserve_entries(Arena* arena, uint32_t more) noexcept nogil:
         return True
     while capacity < arena.chunk_count + more:
         capacity = capacity * 2 if capacity else 64
-    chunks = <uint8_t**> realloc(arena.chunks, capacity * sizeof(uint8_t*))
-    if chunks == NULL:
-        return False
-    arena.chunks = chunks
     owned = <uint8_t*> realloc(arena.owned, capacity)
     if owned == NULL:
         return False
     arena.owned = owned
+    chunks = <uint8_t**> malloc(capacity * sizeof(uint8_t*))
+    if chunks == NULL:
+        return False
+    if arena.chunk_count:
+        memcpy(chunks, arena.chunks, arena.chunk_count * sizeof(uint8_t*))
+    if arena.chunks != NULL:
+        arena.outgrown[arena.outgrown_count] = arena.chunks
+        arena.outgrown_count += 1
+    store_pointer(<void**> &arena.chunks, chunks)
     arena.chunk_capacity = capacity
     return True
 

@@ -1,6 +1,6 @@
-"""The seam between the log's writer and the file system: one table of file calls, real or recording.
+"""The seam between those who write files and the file system: one table of file calls, real or recording.
 
-All writes, syncs and renames of the log go through a DiskOps, so that tests can fail the k-th call and compute what a crash
+All writes, syncs and renames of the log and of the block stores go through a DiskOps, so that tests can fail the k-th call and compute what a crash
 would have left. Calls return 0, a descriptor or a count, or -errno; they become exceptions on the caller's thread only.
 """
 from libc.stddef cimport size_t
@@ -22,6 +22,9 @@ cdef struct DiskOps:
     int (*rename)(void* context, const char* source, const char* target) noexcept nogil
     int (*unlink)(void* context, const char* path) noexcept nogil
     int (*sync_dir)(void* context, const char* path) noexcept nogil     # names in the directory are durable
+    # The range reads as zeros and takes no space; the size stays.
+    int (*punch_hole)(void* context, int fd, int64_t offset, int64_t size) noexcept nogil
+    int (*make_dir)(void* context, const char* path) noexcept nogil
 
 cdef class Disk:
     """A DiskOps and what it works on. Whoever keeps `ops` must keep the object."""

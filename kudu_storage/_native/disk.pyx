@@ -3,6 +3,7 @@
 RecordingDisk performs every call on real files and keeps a list of what was done. From that list a test computes what a crash
 at any point may have left: bytes not synced dropped or torn, names not synced undone. It can also fail the k-th call.
 """
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EINTR, EIO, ENOSPC, errno
 from libc.stdlib cimport free, malloc, realloc
@@ -23,6 +24,8 @@ cdef extern from "<fcntl.h>" nogil:
     enum: O_RDONLY
     enum: O_DIRECTORY
     enum: O_CLOEXEC
+    enum: FALLOC_FL_KEEP_SIZE
+    enum: FALLOC_FL_PUNCH_HOLE
 
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
@@ -30,6 +33,9 @@ cdef extern from "<unistd.h>" nogil:
     int fsync(int fd)
     int ftruncate(int fd, int64_t size)
     int c_unlink "unlink"(const char* path)
+
+cdef extern from "<sys/stat.h>" nogil:
+    int c_mkdir "mkdir"(const char* path, unsigned int mode)
 
 cdef extern from "<sys/uio.h>" nogil:
     int64_t c_pwritev "pwritev"(int fd, const iovec* parts, int count, int64_t offset)
@@ -106,6 +112,14 @@ cdef int real_sync_dir(void* context, const char* path) noexcept nogil:
     return status
 
 
+cdef int real_punch_hole(void* context, int fd, int64_t offset, int64_t size) noexcept nogil:
+    return 0 if fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size) == 0 else -errno
+
+
+cdef int real_make_dir(void* context, const char* path) noexcept nogil:
+    return 0 if c_mkdir(path, 0o755) == 0 else -errno
+
+
 cdef DiskOps REAL
 REAL.open = real_open
 REAL.close = real_close
@@ -116,10 +130,12 @@ REAL.truncate = real_truncate
 REAL.rename = real_rename
 REAL.unlink = real_unlink
 REAL.sync_dir = real_sync_dir
+REAL.punch_hole = real_punch_hole
+REAL.make_dir = real_make_dir
 
 
 cdef class Disk:
-    """The file system. Its methods are for work that is rare (opening, truncating); they raise DiskError."""
+    """The file system. Its methods raise DiskError; those that may wait for the disk let other threads run."""
 
     def __cinit__(self, *arguments, **named):
         self.ops = &REAL
@@ -142,9 +158,47 @@ cdef class Disk:
             # After a part was written the next call says why not more.
             written += self._checked(self.ops.pwritev(self.context, fd, &part, 1, offset + written), "write", None)
 
-    def sync(self, int fd):
+    def write(self, int fd, data, int64_t offset, str path=None):
+        """Write all of any bytes-like object. `path` is for the text of an error."""
+        cdef iovec part
+        cdef int64_t done, written = 0, size
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            size = view.len
+            while written < size:
+                part.iov_base = <uint8_t*> view.buf + written
+                part.iov_len = <size_t> (size - written)
+                with nogil:
+                    done = self.ops.pwritev(self.context, fd, &part, 1, offset + written)
+                written += self._checked(done, "write", path)
+        finally:
+            PyBuffer_Release(&view)
+
+    def sync(self, int fd, str path=None):
         """Make a file's bytes and size durable. A failure is EIO whatever the system said: space would not help."""
-        self._final(self.ops.sync(self.context, fd), "sync", None)
+        cdef int status
+        with nogil:
+            status = self.ops.sync(self.context, fd)
+        self._final(status, "sync", path)
+
+    def allocate(self, int fd, int64_t offset, int64_t size, str path=None):
+        """Reserve space; the file grows to the end of it."""
+        cdef int status
+        with nogil:
+            status = self.ops.allocate(self.context, fd, offset, size)
+        self._checked(status, "allocate", path)
+
+    def punch_hole(self, int fd, int64_t offset, int64_t size, str path=None):
+        """Give back the space of a range, which then reads as zeros."""
+        cdef int status
+        with nogil:
+            status = self.ops.punch_hole(self.context, fd, offset, size)
+        self._checked(status, "punch a hole", path)
+
+    def make_dir(self, str path not None):
+        """A new folder, mode 0755. Its name is durable after sync_dir() of the folder that holds it."""
+        self._checked(self.ops.make_dir(self.context, os.fsencode(path)), "make the folder", path)
 
     def truncate(self, int fd, int64_t size):
         self._checked(self.ops.truncate(self.context, fd, size), "truncate", None)
@@ -157,7 +211,12 @@ cdef class Disk:
 
     def sync_dir(self, str path not None):
         """Make the names in a directory durable."""
-        self._final(self.ops.sync_dir(self.context, os.fsencode(path)), "sync the directory", path)
+        encoded = os.fsencode(path)
+        cdef const char* name = encoded
+        cdef int status
+        with nogil:
+            status = self.ops.sync_dir(self.context, name)
+        self._final(status, "sync the directory", path)
 
     def _final(self, int status, str what, path):
         try:
@@ -185,9 +244,12 @@ cdef enum:
     CALL_RENAME = 7
     CALL_UNLINK = 8
     CALL_SYNC_DIR = 9
+    CALL_PUNCH_HOLE = 10
+    CALL_MAKE_DIR = 11
 
 CALL_NAMES = {CALL_OPEN: "open", CALL_CLOSE: "close", CALL_WRITE: "write", CALL_SYNC: "sync", CALL_ALLOCATE: "allocate",
-              CALL_TRUNCATE: "truncate", CALL_RENAME: "rename", CALL_UNLINK: "unlink", CALL_SYNC_DIR: "sync_dir"}
+              CALL_TRUNCATE: "truncate", CALL_RENAME: "rename", CALL_UNLINK: "unlink", CALL_SYNC_DIR: "sync_dir",
+              CALL_PUNCH_HOLE: "punch_hole", CALL_MAKE_DIR: "make_dir"}
 
 cdef struct Call:
     int kind
@@ -318,6 +380,8 @@ cdef int _file_call(void* context, int kind, int fd, int64_t offset, int64_t siz
         status = 0          # durability is what the recording says; the real call would only cost time
     elif kind == CALL_ALLOCATE:
         status = real_allocate(NULL, fd, offset, size)
+    elif kind == CALL_PUNCH_HOLE:
+        status = real_punch_hole(NULL, fd, offset, size)
     else:
         status = real_truncate(NULL, fd, size)
     _note(recorder, kind, fd, status, 0, offset, size, NULL, 0)
@@ -335,6 +399,10 @@ cdef int recording_allocate(void* context, int fd, int64_t offset, int64_t size)
 
 cdef int recording_truncate(void* context, int fd, int64_t size) noexcept nogil:
     return _file_call(context, CALL_TRUNCATE, fd, 0, size)
+
+
+cdef int recording_punch_hole(void* context, int fd, int64_t offset, int64_t size) noexcept nogil:
+    return _file_call(context, CALL_PUNCH_HOLE, fd, offset, size)
 
 
 cdef int recording_rename(void* context, const char* source, const char* target) noexcept nogil:
@@ -374,6 +442,16 @@ cdef int recording_sync_dir(void* context, const char* path) noexcept nogil:
     return status
 
 
+cdef int recording_make_dir(void* context, const char* path) noexcept nogil:
+    cdef Recorder* recorder = <Recorder*> context
+    cdef int status
+    pthread_mutex_lock(&recorder.mutex)
+    status = -recorder.fail_errno[CALL_MAKE_DIR] if _fails(recorder, CALL_MAKE_DIR) else real_make_dir(NULL, path)
+    _note(recorder, CALL_MAKE_DIR, -1, status, 0, 0, 0, <const uint8_t*> path, strlen(path))
+    pthread_mutex_unlock(&recorder.mutex)
+    return status
+
+
 cdef DiskOps RECORDING
 RECORDING.open = recording_open
 RECORDING.close = recording_close
@@ -384,6 +462,8 @@ RECORDING.truncate = recording_truncate
 RECORDING.rename = recording_rename
 RECORDING.unlink = recording_unlink
 RECORDING.sync_dir = recording_sync_dir
+RECORDING.punch_hole = recording_punch_hole
+RECORDING.make_dir = recording_make_dir
 
 
 cdef class RecordingDisk(Disk):

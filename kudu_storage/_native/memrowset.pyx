@@ -1,17 +1,24 @@
 """See memrowset.pxd."""
+from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from kudu_storage._native.arena cimport arena_alloc, arena_at, arena_free, arena_init
+from kudu_storage._native.atomics cimport load_acquire, store_release
 from kudu_storage._native.column_block cimport (
     KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers, block_append_bytes, block_init_column, block_new,
     block_release,
 )
 from kudu_storage._native.cursor cimport Slice
+from kudu_storage._native.mvcc cimport Snapshot, SnapshotInfo, snapshot_applied
+from kudu_storage._native.posix cimport (
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
 from kudu_storage._native.row_checksum cimport Gather, add, flush
-from kudu_storage._native.row_layout cimport ColumnLayout, LayoutInfo, RowLayout, bit_is_set
+from kudu_storage._native.row_layout cimport ColumnLayout, LayoutInfo, RowLayout, bit_is_set, column_of_id
 from kudu_storage._native.row_ops cimport CELL_NULL, CELL_SET, CELL_UNSET
 
+from kudu_storage._native.row_layout import with_deleted_column
 from kudu_storage.errors import BadFormat, InternalError, InvalidArgument, LimitExceeded
 
 cdef enum:
@@ -181,6 +188,16 @@ cdef int _insert_child(MemRowSet rows, Position* position, int32_t level, uint64
 
 
 cdef int _insert_key(MemRowSet rows, Position* position, const DecodedRow* row, uint32_t ref) noexcept nogil:
+    cdef int status
+    if not rows.shared:
+        return _insert_into_tree(rows, position, row, ref)
+    pthread_mutex_lock(&rows.mutex)
+    status = _insert_into_tree(rows, position, row, ref)
+    pthread_mutex_unlock(&rows.mutex)
+    return status
+
+
+cdef int _insert_into_tree(MemRowSet rows, Position* position, const DecodedRow* row, uint32_t ref) noexcept nogil:
     cdef Leaf* leaf = position.leaf
     cdef Leaf* right
     cdef uint32_t cut, i
@@ -261,8 +278,7 @@ cdef void _store_row(const LayoutInfo* layout, const DecodedRow* row, uint8_t* o
             out[i >> 3] |= 1 << (i & 7)
 
 
-cdef inline const uint8_t* _stored_cell(const LayoutInfo* layout, const uint8_t* row, int32_t column, uint32_t* size) noexcept nogil:
-    """The cell, or NULL for a NULL."""
+cdef const uint8_t* stored_cell(const LayoutInfo* layout, const uint8_t* row, int32_t column, uint32_t* size) noexcept nogil:
     cdef const ColumnLayout* info = &layout.columns[column]
     cdef uint32_t offset
     if layout.bitmap_bytes and bit_is_set(row, column):
@@ -279,28 +295,30 @@ cdef inline RowHeader* _row_at(MemRowSet rows, const Position* position) noexcep
     return <RowHeader*> arena_at(&rows.arena, position.leaf.rows[position.slot])
 
 
-cdef VersionHeader* _push_version(MemRowSet rows, const Position* position, uint8_t kind, uint64_t timestamp,
-                                  size_t payload_bytes) noexcept nogil:
-    cdef RowHeader* row
+cdef uint32_t _new_version(MemRowSet rows, const Position* position, uint8_t kind, uint64_t timestamp,
+                           size_t payload_bytes) noexcept nogil:
+    """Room for a version of the row with its header filled; 0: out of memory. Nobody sees it before _publish()."""
     cdef VersionHeader* version
     cdef uint32_t ref
     if payload_bytes > STORED_BYTES_MAX:
-        return NULL
+        return 0
     ref = arena_alloc(&rows.arena, sizeof(VersionHeader) + payload_bytes)
     if ref == 0:
-        return NULL
-    row = _row_at(rows, position)
+        return 0
     version = <VersionHeader*> arena_at(&rows.arena, ref)
     version.timestamp = timestamp
-    version.older = row.newest
+    version.older = _row_at(rows, position).newest
     version.layout = rows.current.number
     version.kind = kind
     version.reserved = 0
     version.payload_bytes = <uint32_t> payload_bytes
-    row.newest = ref
+    return ref
+
+
+cdef inline void _publish(MemRowSet rows, const Position* position, uint32_t ref) noexcept nogil:
     rows.version_count += 1
-    rows.content_bytes += payload_bytes
-    return version
+    rows.content_bytes += (<VersionHeader*> arena_at(&rows.arena, ref)).payload_bytes
+    store_release(&_row_at(rows, position).newest, ref)
 
 
 cdef uint32_t _new_row(MemRowSet rows, const DecodedRow* row, uint64_t timestamp, uint16_t layout,
@@ -343,6 +361,10 @@ cdef class MemRowSet:
     def __cinit__(self):
         self.layouts = []
         self.column_types = {}
+        self.lowest_log_index = INT64_MAX
+        if pthread_mutex_init(&self.mutex, NULL):
+            raise MemoryError()
+        self.has_mutex = True
         if arena_init(&self.arena) < 0:
             raise MemoryError()
         self.first_leaf = _new_leaf(self)
@@ -360,12 +382,14 @@ cdef class MemRowSet:
             leaf = following
         free(self.infos)
         arena_free(&self.arena)
+        if self.has_mutex:
+            pthread_mutex_destroy(&self.mutex)
 
     def add_layout(self, RowLayout layout not None):
         """New rows are written in this layout from now on. Key columns must not change. A layout serves one MemRowSet."""
         cdef const LayoutInfo** infos
-        if self.frozen:
-            raise InternalError("layout added to a frozen MemRowSet")
+        if self.frozen or self.shared:
+            raise InternalError("layout added to a MemRowSet that is read")
         if len(self.layouts) >= LAYOUT_COUNT_MAX:
             raise LimitExceeded(f"a tablet's log holds more than {LAYOUT_COUNT_MAX} schema changes")
         key_types = [c.type.name for c in layout.schema.key_columns]
@@ -387,9 +411,20 @@ cdef class MemRowSet:
         self.current = &layout.info
         self.key_in_prefix = 0 < layout.info.key_fixed_bytes <= 8
 
+    def share(self):
+        """Scans may start while it is written. It has one layout from now on."""
+        if not self.layouts:
+            raise InternalError("a MemRowSet without layout is shared")
+        self.shared = True
+
     def freeze(self):
         """No more writes; scans may start."""
         self.frozen = True
+
+    @property
+    def min_log_index(self):
+        """The lowest log index of an operation in here, which its anchor holds, or None."""
+        return None if self.lowest_log_index == INT64_MAX else self.lowest_log_index
 
     @property
     def memory_bytes(self):
@@ -433,16 +468,16 @@ cdef class MemRowSet:
         cdef uint32_t id, stored
         cdef size_t payload = 0
         cdef uint8_t* out
-        cdef VersionHeader* version
+        cdef uint32_t ref
         for i in range(self.current.key_count, self.current.column_count):
             if row.states[i] != CELL_UNSET and not self.current.columns[i].immutable:
                 payload += 8 + (row.sizes[i] if row.states[i] == CELL_SET else 0)
         if payload == 0:
             return 0
-        version = _push_version(self, position, VERSION_UPDATE, timestamp, payload)
-        if version == NULL:
+        ref = _new_version(self, position, VERSION_UPDATE, timestamp, payload)
+        if ref == 0:
             return -1
-        out = <uint8_t*> version + sizeof(VersionHeader)
+        out = arena_at(&self.arena, ref) + sizeof(VersionHeader)
         for i in range(self.current.key_count, self.current.column_count):
             if row.states[i] == CELL_UNSET or self.current.columns[i].immutable:
                 continue
@@ -454,107 +489,270 @@ cdef class MemRowSet:
             if stored > 1:
                 memcpy(out, row.cells[i], stored - 1)
                 out += stored - 1
+        _publish(self, position, ref)
         return 0
 
     cdef int remove(self, const Position* position, uint64_t timestamp) noexcept nogil:
-        return -1 if _push_version(self, position, VERSION_DELETE, timestamp, 0) == NULL else 0
+        cdef uint32_t ref = _new_version(self, position, VERSION_DELETE, timestamp, 0)
+        if ref == 0:
+            return -1
+        _publish(self, position, ref)
+        return 0
 
     cdef int reinsert(self, const Position* position, const DecodedRow* row, uint64_t timestamp) noexcept nogil:
-        cdef VersionHeader* version = _push_version(self, position, VERSION_REINSERT, timestamp,
-                                                    _stored_size(self.current, row))
-        if version == NULL:
+        cdef uint32_t ref = _new_version(self, position, VERSION_REINSERT, timestamp, _stored_size(self.current, row))
+        if ref == 0:
             return -1
-        _store_row(self.current, row, <uint8_t*> version + sizeof(VersionHeader))
+        _store_row(self.current, row, arena_at(&self.arena, ref) + sizeof(VersionHeader))
+        _publish(self, position, ref)
+        return 0
+
+    cdef void note_log_index(self, int64_t index) noexcept nogil:
+        self.lowest_log_index = min(self.lowest_log_index, index)
+
+    cdef int start_cursor(self, RowCursor* cursor, bytes lower, bytes upper) except -1:
+        """`lower` and `upper` are kept alive by the caller."""
+        if not self.frozen and not self.shared:
+            raise InternalError("scan of a MemRowSet that still changes")
+        memset(cursor, 0, sizeof(RowCursor))
+        cursor.arena = &self.arena
+        cursor.root = &self.root
+        cursor.height = &self.height
+        cursor.first_leaf = self.first_leaf
+        cursor.mutex = NULL if self.frozen else &self.mutex
+        cursor.key_in_prefix = self.key_in_prefix
+        cursor.key_fixed_bytes = self.current.key_fixed_bytes if self.current != NULL else 0
+        if lower is not None:
+            cursor.lower = lower
+            cursor.lower_bytes = <size_t> len(lower)
+        if upper is not None:
+            cursor.upper = upper
+            cursor.upper_bytes = <size_t> len(upper)
         return 0
 
 
-# -- scans -------------------------------------------------------------------------------------------------------------
-cdef struct ScanSource:
-    const Arena* arena
-    const LayoutInfo** infos
-    Leaf* leaf                      # NULL: at its end
-    uint32_t slot
-    bint key_in_prefix
-    uint64_t timestamp              # versions at or above it are not seen
-    int32_t* base_columns           # [stored layout][output column] -> its column there, or -1
+# -- cursors -----------------------------------------------------------------------------------------------------------
+cdef inline uint64_t _prefix_of(const uint8_t* key, size_t size) noexcept nogil:
+    cdef uint64_t prefix = 0
+    cdef size_t i
+    for i in range(8):
+        prefix = (prefix << 8) | (key[i] if i < size else 0)
+    return prefix
 
 
-cdef inline int _order(const ScanSource* one, const ScanSource* other) noexcept nogil:
-    """Order of the keys two sources stand at. Both have the same key columns."""
-    cdef uint64_t a = one.leaf.prefixes[one.slot], b = other.leaf.prefixes[other.slot]
+cdef int _compare_bound(const RowCursor* cursor, const uint8_t* bound, size_t size, uint64_t prefix,
+                        uint32_t ref) noexcept nogil:
+    """Order of a bound, which may be longer or shorter than any key, against a row's key."""
+    cdef uint64_t bound_prefix = _prefix_of(bound, size)
+    cdef const RowHeader* header
+    cdef int order
+    if bound_prefix != prefix:
+        return -1 if bound_prefix < prefix else 1
+    if cursor.key_in_prefix:
+        return -1 if size < cursor.key_fixed_bytes else <int> (size > cursor.key_fixed_bytes)
+    header = <const RowHeader*> arena_at(cursor.arena, ref)
+    order = memcmp(bound, <const uint8_t*> header + sizeof(RowHeader), min(size, <size_t> header.key_bytes))
+    if order:
+        return order
+    return -1 if size < header.key_bytes else <int> (size > header.key_bytes)
+
+
+cdef inline int _compare_rows(const Arena* arena, const Arena* other_arena, bint key_in_prefix, uint64_t prefix,
+                              uint32_t ref, uint64_t other_prefix, uint32_t other_ref) noexcept nogil:
     cdef const RowHeader* x
     cdef const RowHeader* y
     cdef int order
-    if a != b:
-        return -1 if a < b else 1
-    if one.key_in_prefix:
+    if prefix != other_prefix:
+        return -1 if prefix < other_prefix else 1
+    if key_in_prefix:
         return 0
-    x = <const RowHeader*> arena_at(one.arena, one.leaf.rows[one.slot])
-    y = <const RowHeader*> arena_at(other.arena, other.leaf.rows[other.slot])
+    x = <const RowHeader*> arena_at(arena, ref)
+    y = <const RowHeader*> arena_at(other_arena, other_ref)
     order = memcmp(<const uint8_t*> x + sizeof(RowHeader), <const uint8_t*> y + sizeof(RowHeader),
                    min(x.key_bytes, y.key_bytes))
     return order if order else <int> x.key_bytes - <int> y.key_bytes
 
 
+cdef Leaf* _leaf_of_bound(const RowCursor* cursor) noexcept nogil:
+    """The leaf that holds or would hold the lower bound."""
+    cdef void* node = cursor.root[0]
+    cdef int32_t level
+    cdef Inner* inner
+    cdef uint32_t low, high, middle
+    for level in range(cursor.height[0]):
+        inner = <Inner*> node
+        low = 1
+        high = inner.count
+        while low < high:
+            middle = (low + high) >> 1
+            if _compare_bound(cursor, cursor.lower, cursor.lower_bytes, inner.prefixes[middle], inner.rows[middle]) < 0:
+                high = middle
+            else:
+                low = middle + 1
+        node = inner.children[low - 1]
+    return <Leaf*> node
+
+
+cdef uint32_t _first_wanted(const RowCursor* cursor, const Leaf* leaf) noexcept nogil:
+    """The first slot of `leaf` behind the rows copied last; at first, that is not below the lower bound.
+
+    A leaf that was split since it was copied is followed by rows that were copied already.
+    """
+    cdef uint32_t low = 0, high = leaf.count, middle, last = cursor.count - 1
+    cdef bint wanted
+    if cursor.lower == NULL if cursor.leaf == NULL else cursor.mutex == NULL:
+        return 0
+    while low < high:
+        middle = (low + high) >> 1
+        if cursor.leaf == NULL:
+            wanted = _compare_bound(cursor, cursor.lower, cursor.lower_bytes, leaf.prefixes[middle],
+                                    leaf.rows[middle]) <= 0
+        else:
+            wanted = cursor.count == 0 or _compare_rows(
+                cursor.arena, cursor.arena, cursor.key_in_prefix, cursor.prefixes[last], cursor.rows[last],
+                leaf.prefixes[middle], leaf.rows[middle]) < 0
+        if wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+cdef void _cut_at_upper(RowCursor* cursor) noexcept nogil:
+    cdef uint32_t low = 0, high = cursor.count, middle
+    if cursor.upper == NULL:
+        return
+    while low < high:
+        middle = (low + high) >> 1
+        if _compare_bound(cursor, cursor.upper, cursor.upper_bytes, cursor.prefixes[middle], cursor.rows[middle]) <= 0:
+            high = middle
+        else:
+            low = middle + 1
+    if low < cursor.count:
+        cursor.count = low
+        cursor.ended = True
+
+
+cdef void _copy_leaf(RowCursor* cursor) noexcept nogil:
+    """Copy what is wanted of the next leaf that has something wanted; at the end, nothing and `ended`."""
+    cdef Leaf* leaf
+    cdef uint32_t first = 0, count
+    if cursor.leaf != NULL:
+        leaf = cursor.leaf.next
+    else:
+        leaf = cursor.first_leaf if cursor.lower == NULL else _leaf_of_bound(cursor)
+    while leaf != NULL:
+        first = _first_wanted(cursor, leaf)
+        if first < leaf.count:
+            break
+        leaf = leaf.next
+    cursor.slot = 0
+    if leaf == NULL:
+        cursor.count = 0
+        cursor.ended = True
+        return
+    count = leaf.count - first
+    memcpy(cursor.rows, &leaf.rows[first], count * sizeof(uint32_t))
+    memcpy(cursor.prefixes, &leaf.prefixes[first], count * sizeof(uint64_t))
+    cursor.count = count
+    cursor.leaf = leaf
+
+
+cdef bint cursor_at_row(RowCursor* cursor) noexcept nogil:
+    while cursor.slot >= cursor.count:
+        if cursor.ended:
+            return False
+        if cursor.mutex != NULL:
+            pthread_mutex_lock(cursor.mutex)
+        _copy_leaf(cursor)
+        if cursor.mutex != NULL:
+            pthread_mutex_unlock(cursor.mutex)
+        _cut_at_upper(cursor)
+    return True
+
+
+# -- scans -------------------------------------------------------------------------------------------------------------
+cdef struct ScanSource:
+    RowCursor at
+    const LayoutInfo** infos
+    SnapshotInfo snapshot
+    int32_t* base_columns           # [stored layout][output column] -> its column there, or -1
+
+
+cdef inline int _order(const ScanSource* one, const ScanSource* other) noexcept nogil:
+    """Order of the keys two sources stand at. Both have the same key columns."""
+    return _compare_rows(one.at.arena, other.at.arena, one.at.key_in_prefix, one.at.prefixes[one.at.slot],
+                         one.at.rows[one.at.slot], other.at.prefixes[other.at.slot], other.at.rows[other.at.slot])
+
+
 cdef class RowScan:
-    """Rows of frozen MemRowSets (tablets of one table, or just one) by key, as an iterator of ColumnBlocks.
+    """Rows of frozen or shared MemRowSets (tablets of one table, or just one) by key, as an iterator of ColumnBlocks.
 
     One thread; keeps the MemRowSets alive.
 
     Args:
         rows: the MemRowSets; their key columns have the same types.
         layout: the columns wanted, by id. A column that a row was stored without has its read default there, or NULL.
-        timestamps: for each MemRowSet the snapshot, below which versions are seen; None: all.
+        timestamps: for each MemRowSet what is seen: a Snapshot, or a timestamp, below which versions are; None: all.
         batch_rows: rows in a block; a block with much binary data has fewer.
+        lower: the first encoded key wanted. upper: the first not wanted any more. Either may be a part of a key.
+        since: a diff scan: only rows to which something was applied that this snapshot lacks.
+        deleted_column: of a diff scan: rows deleted since are there too, and a BOOL column of that name says so.
     """
     cdef list rows
+    cdef list keeps                     # bounds and snapshots that the sources point into
     cdef readonly RowLayout layout
     cdef Py_ssize_t batch_rows
     cdef ScanSource* sources
     cdef int32_t source_count
-    cdef int32_t* by_id                 # output columns sorted by id: pairs of id, column
+    cdef Snapshot since
+    cdef object deleted_column
+    cdef object schema                  # of the blocks
+    cdef bint dead                      # the row in hand is: only in diff scans
     cdef const uint8_t** cells          # of the row in hand
     cdef uint32_t* sizes
     cdef uint8_t* states
 
-    def __cinit__(self, list rows not None, RowLayout layout not None, list timestamps not None, Py_ssize_t batch_rows):
-        cdef int32_t columns = layout.info.column_count, i
+    def __cinit__(self, list rows not None, RowLayout layout not None, timestamps not None, Py_ssize_t batch_rows, *,
+                  bytes lower=None, bytes upper=None, Snapshot since=None, deleted_column=None):
+        cdef int32_t columns = layout.info.column_count
         if batch_rows < 1:
             raise InvalidArgument("a batch has at least one row")
         if len(timestamps) != len(rows):
             raise InternalError("a scan has one timestamp for each MemRowSet")
+        if deleted_column is not None and since is None:
+            raise InvalidArgument("only a diff scan shows deleted rows")
+        self.since = since
+        self.deleted_column = deleted_column
+        self.schema = layout.schema if deleted_column is None else with_deleted_column(layout.schema, deleted_column)
+        self.keeps = [lower, upper]
         self.rows = rows
         self.layout = layout
         self.batch_rows = batch_rows
         self.cells = <const uint8_t**> calloc(columns + 1, sizeof(uint8_t*))
         self.sizes = <uint32_t*> calloc(columns + 1, sizeof(uint32_t))
         self.states = <uint8_t*> calloc(columns + 1, 1)
-        self.by_id = <int32_t*> calloc(columns + 1, 2 * sizeof(int32_t))
         self.sources = <ScanSource*> calloc(len(rows) + 1, sizeof(ScanSource))
-        if self.cells == NULL or self.sizes == NULL or self.states == NULL or self.by_id == NULL or self.sources == NULL:
+        if self.cells == NULL or self.sizes == NULL or self.states == NULL or self.sources == NULL:
             raise MemoryError()
-        for i, (column_id, column) in enumerate(sorted((c.id, n) for n, c in enumerate(layout.schema))):
-            self.by_id[2 * i] = column_id
-            self.by_id[2 * i + 1] = column
-        for source, timestamp in zip(rows, timestamps):
-            self._add_source(source, 0xFFFFFFFFFFFFFFFF if timestamp is None else timestamp)
+        for source, seen in zip(rows, timestamps):
+            if not isinstance(seen, Snapshot):
+                seen = Snapshot.everything() if seen is None else Snapshot(seen)
+            self.keeps.append(seen)
+            self._add_source(source, seen, lower, upper)
 
-    cdef int _add_source(self, MemRowSet rows, uint64_t timestamp) except -1:
+    cdef int _add_source(self, MemRowSet rows, Snapshot snapshot, bytes lower, bytes upper) except -1:
         cdef ScanSource* source = &self.sources[self.source_count]
         cdef int32_t columns = self.layout.info.column_count, i
         cdef Py_ssize_t stored
         cdef RowLayout base
-        if not rows.frozen:
-            raise InternalError("scan of a MemRowSet that still changes")
+        rows.start_cursor(&source.at, lower, upper)
         for column in self.layout.schema:
             if rows.column_types.get(column.id, column.type) is not column.type:
                 raise InvalidArgument(f"column {column.name!r} (id {column.id}) is no {column.type.name} in each of the "
                                       "tablets: they are not of one table")
-        source.arena = &rows.arena
         source.infos = rows.infos
-        source.leaf = rows.first_leaf
-        source.key_in_prefix = rows.key_in_prefix
-        source.timestamp = timestamp
+        source.snapshot = snapshot.info
         source.base_columns = <int32_t*> calloc((len(rows.layouts) + 1) * (columns + 1), sizeof(int32_t))
         self.source_count += 1
         if source.base_columns == NULL:
@@ -575,7 +773,6 @@ cdef class RowScan:
         free(self.cells)
         free(self.sizes)
         free(self.states)
-        free(self.by_id)
 
     def __iter__(self):
         return self
@@ -583,11 +780,14 @@ cdef class RowScan:
     def __next__(self):
         cdef BlockBuffers* block
         cdef int status
-        block = block_new(self.layout.info.column_count, self.batch_rows)
+        cdef int32_t columns = self.layout.info.column_count
+        block = block_new(columns + (self.deleted_column is not None), self.batch_rows)
         if block == NULL:
             raise MemoryError()
         with nogil:
             status = _init_columns(&self.layout.info, block)
+            if status == 0 and block.column_count > columns:
+                status = block_init_column(block, columns, KIND_FIXED, 1, False)
             if status == 0:
                 status = _fill(self, block)
         if status < 0:
@@ -596,7 +796,7 @@ cdef class RowScan:
         if block.row_count == 0:
             block_release(block)
             raise StopIteration
-        return ColumnBlock.wrap(block, self.layout.schema)
+        return ColumnBlock.wrap(block, self.schema)
 
     def checksum(self):
         """(rows, sum of their checksums modulo 2**64) of all rows that are left, without building blocks of them.
@@ -621,10 +821,10 @@ cdef int64_t _sum_some(RowScan scan, uint64_t* total, int64_t limit) noexcept no
         source = _least(scan)
         if source == NULL:
             return count
-        if _resolve(scan, source, <RowHeader*> arena_at(source.arena, source.leaf.rows[source.slot])):
+        if _resolve_any(scan, source):
             total[0] += _row_checksum(scan, &gather)
             count += 1
-        source.slot += 1
+        source.at.slot += 1
         if count >= limit:
             return count
 
@@ -663,10 +863,7 @@ cdef inline ScanSource* _least(RowScan scan) noexcept nogil:
     cdef int32_t i
     for i in range(scan.source_count):
         source = &scan.sources[i]
-        while source.leaf != NULL and source.slot >= source.leaf.count:
-            source.leaf = source.leaf.next
-            source.slot = 0
-        if source.leaf != NULL and (least == NULL or _order(source, least) < 0):
+        if cursor_at_row(&source.at) and (least == NULL or _order(source, least) < 0):
             least = source
     return least
 
@@ -679,22 +876,69 @@ cdef int _fill(RowScan scan, BlockBuffers* block) noexcept nogil:
         source = _least(scan)
         if source == NULL:
             return 0
-        if _resolve(scan, source, <RowHeader*> arena_at(source.arena, source.leaf.rows[source.slot])):
+        if _resolve_any(scan, source):
             if _emit(scan, block, &binary_bytes) < 0:
                 return -1
-        source.slot += 1
+        source.at.slot += 1
     return 0
 
 
-cdef bint _resolve(RowScan scan, const ScanSource* source, const RowHeader* row) noexcept nogil:
+cdef bint _resolve_any(RowScan scan, const ScanSource* source) noexcept nogil:
+    cdef RowHeader* row = <RowHeader*> arena_at(source.at.arena, source.at.rows[source.at.slot])
+    if scan.since is None:
+        return _resolve(scan, source, row)
+    return _resolve_diff(scan, source, row) and (not scan.dead or scan.deleted_column is not None)
+
+
+cdef bint _resolve_diff(RowScan scan, const ScanSource* source, RowHeader* row) noexcept nogil:
+    """As _resolve, for V6 of docs/tablet.md; `dead` says whether the row is at the snapshot. A dead row has its last cells."""
+    cdef uint32_t ref = load_acquire(&row.newest)
+    cdef const VersionHeader* version
+    cdef const SnapshotInfo* since = &scan.since.info
+    cdef bint touched = False, newest = True, settled = False, live_before = True, knows_before = False
+    scan.dead = False
+    memset(scan.states, CELL_UNSET, scan.layout.info.column_count)
+    if row.layout == LAYOUT_GHOST or not snapshot_applied(&source.snapshot, row.timestamp):
+        return False
+    while ref:
+        version = <const VersionHeader*> arena_at(source.at.arena, ref)
+        ref = version.older
+        if not snapshot_applied(&source.snapshot, version.timestamp):
+            continue
+        if newest:
+            scan.dead = version.kind == VERSION_DELETE
+            newest = False
+        if not snapshot_applied(since, version.timestamp):
+            touched = True
+        elif not knows_before:
+            knows_before = True
+            live_before = version.kind != VERSION_DELETE
+        if settled:
+            continue
+        if version.kind == VERSION_REINSERT:
+            _take_base(scan, source, version.layout, <const uint8_t*> version + sizeof(VersionHeader))
+            settled = True
+        elif version.kind == VERSION_UPDATE:
+            _take_update(scan, <const uint8_t*> version + sizeof(VersionHeader), version.payload_bytes)
+    if not snapshot_applied(since, row.timestamp):
+        touched = True
+        live_before = False
+    if not touched or (scan.dead and not live_before):
+        return False
+    if not settled:
+        _take_base(scan, source, row.layout, <const uint8_t*> row + sizeof(RowHeader) + row.key_bytes)
+    return True
+
+
+cdef bint _resolve(RowScan scan, const ScanSource* source, RowHeader* row) noexcept nogil:
     """Work out the row's cells at the snapshot, newest version first; False: the row is not visible there."""
-    cdef uint32_t ref = row.newest
+    cdef uint32_t ref = load_acquire(&row.newest)
     cdef const VersionHeader* version
     memset(scan.states, CELL_UNSET, scan.layout.info.column_count)
     while ref:
-        version = <const VersionHeader*> arena_at(source.arena, ref)
+        version = <const VersionHeader*> arena_at(source.at.arena, ref)
         ref = version.older
-        if version.timestamp >= source.timestamp:
+        if not snapshot_applied(&source.snapshot, version.timestamp):
             continue
         if version.kind == VERSION_DELETE:
             # As the newest visible version it hides the row. Under newer ones it cannot come: a dead row's next version
@@ -704,7 +948,7 @@ cdef bint _resolve(RowScan scan, const ScanSource* source, const RowHeader* row)
             _take_base(scan, source, version.layout, <const uint8_t*> version + sizeof(VersionHeader))
             return True
         _take_update(scan, <const uint8_t*> version + sizeof(VersionHeader), version.payload_bytes)
-    if row.timestamp >= source.timestamp or row.layout == LAYOUT_GHOST:
+    if not snapshot_applied(&source.snapshot, row.timestamp) or row.layout == LAYOUT_GHOST:
         return False
     _take_base(scan, source, row.layout, <const uint8_t*> row + sizeof(RowHeader) + row.key_bytes)
     return True
@@ -718,27 +962,13 @@ cdef void _take_update(RowScan scan, const uint8_t* payload, uint32_t size) noex
         memcpy(&id, payload, 4)
         memcpy(&stored, payload + 4, 4)
         payload += 8
-        column = _column_of(scan, <int32_t> id)
+        column = column_of_id(&scan.layout.info, id)
         if column >= 0 and scan.states[column] == CELL_UNSET:
             scan.states[column] = CELL_SET if stored else CELL_NULL
             scan.cells[column] = payload
             scan.sizes[column] = stored - 1 if stored else 0
         if stored:
             payload += stored - 1
-
-
-cdef int32_t _column_of(RowScan scan, int32_t id) noexcept nogil:
-    """Output column of that id, or -1: dropped since, or not asked for."""
-    cdef int32_t low = 0, high = scan.layout.info.column_count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if scan.by_id[2 * middle] == id:
-            return scan.by_id[2 * middle + 1]
-        if scan.by_id[2 * middle] < id:
-            low = middle + 1
-        else:
-            high = middle
-    return -1
 
 
 cdef void _take_base(RowScan scan, const ScanSource* source, uint16_t number, const uint8_t* stored) noexcept nogil:
@@ -752,7 +982,7 @@ cdef void _take_base(RowScan scan, const ScanSource* source, uint16_t number, co
             continue
         column = columns[i]
         if column >= 0:
-            scan.cells[i] = _stored_cell(base, stored, column, &scan.sizes[i])
+            scan.cells[i] = stored_cell(base, stored, column, &scan.sizes[i])
             scan.states[i] = CELL_NULL if scan.cells[i] == NULL else CELL_SET
             continue
         info = &scan.layout.info.columns[i]
@@ -784,5 +1014,7 @@ cdef int _emit(RowScan scan, BlockBuffers* block, size_t* binary_bytes) noexcept
                     return -1
                 binary_bytes[0] += scan.sizes[i]
             column.offsets[row + 1] = <int> column.data_bytes
+    if block.column_count > scan.layout.info.column_count:
+        block.columns[scan.layout.info.column_count].values[row] = scan.dead
     block.row_count = row + 1
     return 0

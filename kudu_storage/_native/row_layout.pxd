@@ -31,6 +31,7 @@ cdef struct LayoutInfo:
     uint32_t fixed_bytes        # bitmap and fixed part
     uint32_t key_fixed_bytes    # size of each encoded key when all key columns are fixed, else 0
     uint16_t number             # place in its MemRowSet's list of layouts
+    int32_t* by_id              # columns by ascending id: pairs of id, column
     uint8_t* defaults_used      # by column: 1 once an insert left it unset (the one thing here that changes)
 
 cdef struct ProjectionInfo:
@@ -50,3 +51,19 @@ cdef class Projection:
 
 cdef inline bint bit_is_set(const uint8_t* bitmap, size_t bit) noexcept nogil:
     return (bitmap[bit >> 3] >> (bit & 7)) & 1
+
+
+cdef inline int32_t column_of_id(const LayoutInfo* layout, uint32_t id) noexcept nogil:
+    """The column of that id, or -1: dropped since, or not asked for."""
+    cdef int32_t low = 0, high = layout.column_count, middle
+    cdef uint32_t found
+    while low < high:
+        middle = (low + high) >> 1
+        found = <uint32_t> layout.by_id[2 * middle]
+        if found == id:
+            return layout.by_id[2 * middle + 1]
+        if found < id:
+            low = middle + 1
+        else:
+            high = middle
+    return -1

@@ -2,6 +2,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free
 
+import dataclasses
+
+from kudu_storage.common import types
+from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.errors import BadFormat, InvalidArgument
 
 
@@ -31,7 +35,8 @@ cdef class RowLayout:
         self.info.auto_increment = -1
         self.info.columns = <ColumnLayout*> calloc(max(self.info.column_count, 1), sizeof(ColumnLayout))
         self.info.defaults_used = <uint8_t*> calloc(max(self.info.column_count, 1), 1)
-        if self.info.columns == NULL or self.info.defaults_used == NULL:
+        self.info.by_id = <int32_t*> calloc(max(self.info.column_count, 1), 2 * sizeof(int32_t))
+        if self.info.columns == NULL or self.info.defaults_used == NULL or self.info.by_id == NULL:
             raise MemoryError()
         any_nullable = any(c.nullable for c in schema)
         self.info.bitmap_bytes = (self.info.column_count + 7) // 8 if any_nullable else 0
@@ -59,6 +64,9 @@ cdef class RowLayout:
                 self.info.auto_increment = i
             offset += column.width if column.width else 8
         self.info.fixed_bytes = offset
+        for i, (column_id, position) in enumerate(sorted((c.id, n) for n, c in enumerate(schema))):
+            self.info.by_id[2 * i] = column_id
+            self.info.by_id[2 * i + 1] = position
         if all(c.type.width_bytes for c in schema.key_columns):
             self.info.key_fixed_bytes = sum(c.type.width_bytes for c in schema.key_columns)
 
@@ -70,6 +78,7 @@ cdef class RowLayout:
     def __dealloc__(self):
         free(self.info.columns)
         free(self.info.defaults_used)
+        free(self.info.by_id)
 
 
 cdef class Projection:
@@ -107,3 +116,9 @@ cdef class Projection:
 
     def __dealloc__(self):
         free(self.info.tablet_column)
+
+
+def with_deleted_column(schema, str name):
+    """The schema of a diff scan's rows: those of `schema`, without ids since the new column has none, and a BOOL."""
+    columns = tuple(dataclasses.replace(c, id=None) for c in schema)
+    return Schema((*columns, ColumnSchema(name, types.BY_NAME["BOOL"])))

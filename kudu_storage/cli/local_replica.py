@@ -6,49 +6,18 @@ read-only. Exit codes: 0 nothing wrong, 1 a problem was found, 2 usage.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from kudu_storage.cli.flags import FlagGroup
+from kudu_storage.cli.roots import find_roots, with_roots
+from kudu_storage.cli.table import FORMATS
 
 if TYPE_CHECKING:
     from kudu_storage.fs.layout import TabletFiles
-    from kudu_storage.fs.roots import ServerRoots
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 _MISSING = "copy the file from another replica, or name its folder with --fs_metadata_dir"
-
-
-def with_roots(command: _Command) -> _Command:
-    """Add the options and the argument that say where the server's directories are."""
-    for decorate in (
-        click.argument("directory", metavar="[DIR]", required=False, type=click.Path(exists=True, file_okay=False)),
-        click.option("--fs_metadata_dir", "--fs-metadata-dir", default="", metavar="DIR",
-                     help="Root of consensus-meta and tablet-meta, if it is not the WAL root."),
-        click.option("--fs_data_dirs", "--fs-data-dirs", default="", metavar="DIRS",
-                     help="Roots of data blocks, comma-separated. Default: the WAL root."),
-        click.option("--fs_wal_dir", "--fs-wal-dir", default="", metavar="DIR", help="Root of the write-ahead logs."),
-    ):
-        command = decorate(command)
-    return command
-
-
-def _roots(directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str) -> ServerRoots:
-    from kudu_storage.fs.roots import server_roots, single_root
-
-    if directory is not None and fs_wal_dir:
-        raise click.UsageError("give either DIR or --fs_wal_dir")
-    if directory is None and not fs_wal_dir:
-        raise click.UsageError("name the server's directories: --fs_wal_dir=DIR, or DIR as the last argument")
-    if directory is not None and not fs_data_dirs and not fs_metadata_dir:
-        roots = single_root(directory)
-    else:
-        roots = server_roots(directory or fs_wal_dir, fs_data_dirs, fs_metadata_dir)
-    for error in roots.check_instances():
-        click.echo(f"warning: {error}", err=True)
-    return roots
 
 
 @click.group("local_replica", cls=FlagGroup)
@@ -62,7 +31,7 @@ def local_replica() -> None:
 def list_replicas(directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
                   list_detail: bool) -> None:
     """Print the ids of the tablet replicas, sorted."""
-    roots = _roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    roots = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
     failed = False
     for files in roots.tablets():
         click.echo(f"Tablet: {files.tablet_id}" if list_detail else files.tablet_id)
@@ -112,7 +81,7 @@ def dump() -> None:
 @with_roots
 def meta(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str) -> None:
     """Print partition, schema and superblock of a TABLET."""
-    _print_meta(_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet), "")
+    _print_meta(find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet), "")
 
 
 @dump.command()
@@ -129,7 +98,7 @@ def wals(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str,
     """Print all segments of a TABLET, one after the other."""
     from kudu_storage.wal.log_dump import dump_log
 
-    files = _roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet)
+    files = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet)
     folder = files.wal_dir
     if files.recovery_dir is not None:
         other = "it is printed instead" if not folder.is_dir() else "to print it too, use `wal dump` on its segments"
@@ -140,6 +109,46 @@ def wals(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str,
     for problem in problems:
         click.echo(str(problem), err=True)
     sys.exit(1 if problems else 0)
+
+
+@dump.command("block_ids")
+@click.argument("tablet")
+@with_roots
+def block_ids(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str) -> None:
+    """Print the ids of all data and delta blocks of a TABLET."""
+    from kudu_storage.cli.block_lists import block_ids_text
+    from kudu_storage.cli.output import ByteExactOutput
+    from kudu_storage.errors import NotFound
+    from kudu_storage.fs.superblock import read_superblock
+
+    files = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet)
+    if files.superblock_path is None:
+        raise NotFound(f"no tablet-meta file of tablet {tablet}", path=str(files.wal_dir), advice=_MISSING)
+    ByteExactOutput().write(block_ids_text(read_superblock(files.superblock_path)))
+
+
+@click.command("data_size")
+@click.argument("tablet_id_pattern")
+@with_roots
+@click.option("--format", "form", type=click.Choice(FORMATS), default="pretty", show_default=True,
+              help="Form of the table.")
+def data_size(tablet_id_pattern: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
+              form: str) -> None:
+    """Sum up the blocks of the replicas that match a pattern (* and ?)."""
+    from kudu_storage.cli.block_lists import SIZE_HEADERS, size_rows
+    from kudu_storage.cli.output import ByteExactOutput
+    from kudu_storage.cli.table import table_text
+    from kudu_storage.fs.blocks import open_block_manager
+
+    roots = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    with open_block_manager(roots.data_roots, read_only=True) as manager:
+        rows = size_rows(roots, tablet_id_pattern, manager.live_blocks())
+    ByteExactOutput().write(table_text(SIZE_HEADERS, rows, form))
+
+
+# The real tool has it in the first place; beside the other summaries people look for it in the second.
+local_replica.add_command(data_size)
+dump.add_command(data_size)
 
 
 @local_replica.group()
@@ -159,7 +168,7 @@ def print_replica_uuids(tablets: str, directory: str | None, fs_wal_dir: str, fs
     wanted = [tablet for tablet in tablets.split(",") if tablet]
     if not wanted:
         raise click.UsageError("no tablet was named")
-    roots = _roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    roots = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
     for tablet in wanted:
         files = roots.tablet(tablet)
         if files.cmeta_path is None:

@@ -14,6 +14,7 @@ from kudu_storage.cli.flags import to_gnu_spelling
 
 # name -> (module, attribute, one-line help shown without importing the module)
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "fs": ("kudu_storage.cli.fs", "fs", "Lay out, check and look into a server's directories."),
     "info": ("kudu_storage.cli.info", "info", "Print version, build, CPU features and engines in use."),
     "local_replica": ("kudu_storage.cli.local_replica", "local_replica", "Look into replicas of a stopped server."),
     "pbc": ("kudu_storage.cli.pbc", "pbc", "Look into protobuf container files."),

@@ -22,3 +22,12 @@ COLUMN_COUNT_MAX: Final = 10_000
 COLUMN_ID_MAX: Final = 2**31 - 1
 # Operations held in memory while their COMMIT has not been read. Beyond it they are read again from the segment.
 PENDING_BYTES_MAX: Final = 16 * MIB
+# One container of a block store holds at most so many block records before it counts as full: reading it at start stays
+# below some tenths of a second, and what it says of deleted blocks is dropped then.
+CONTAINER_RECORDS_MAX: Final = 20_000
+# Kudu's --log_container_max_size.
+CONTAINER_BYTES_MAX: Final = 10 * 1024 * MIB
+# A block's first bytes wait in memory until there are so many: small blocks then share a container, and take no turns.
+BLOCK_BUFFER_BYTES: Final = 256 * KIB
+# Data files grow in such steps. Kudu reserves 32 MiB at a time, for each column of a wide table.
+CONTAINER_PREALLOCATE_BYTES: Final = 256 * KIB

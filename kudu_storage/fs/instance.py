@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kudu_storage._native.disk import Disk
 from kudu_storage.errors import Unsupported
 from kudu_storage.fs.pb_container import as_text, read_single, write_single
 from kudu_storage.protos import message_class
@@ -32,8 +33,8 @@ def read_instance(path: str | os.PathLike[str]) -> Instance:
     return Instance(uuid=message.uuid.decode("latin-1"), format_stamp=as_text(message.format_stamp))
 
 
-def write_instance(path: str | os.PathLike[str], instance: Instance) -> None:
+def write_instance(path: str | os.PathLike[str], instance: Instance, *, disk: Disk | None = None) -> None:
     """Replace the file durably. Raises DiskError."""
     message: Any = message_class(TYPE)()
     message.uuid, message.format_stamp = instance.uuid.encode(), instance.format_stamp
-    write_single(path, message)
+    write_single(path, message, disk=disk)

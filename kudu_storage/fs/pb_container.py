@@ -17,15 +17,17 @@ Reads whole files and blocks on the disk. May not touch: sockets, tablets, logs.
 """
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import struct
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from kudu_storage._native.crc32c import crc32c
+from kudu_storage._native.disk import Disk
 from kudu_storage.common.limits import PB_RECORD_BYTES_MAX
 from kudu_storage.errors import (
     BadChecksum,
@@ -268,19 +270,20 @@ def _imports_first(files: Iterable[Any]) -> list[Any]:
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
-def write_single(path: str | os.PathLike[str], message: Message, *, durable: bool = True) -> None:
+def write_single(path: str | os.PathLike[str], message: Message, *, durable: bool = True,
+                 disk: Disk | None = None) -> None:
     """Put a container with this one message in place of `path`; readers see the old file or the new one, never a part.
 
     With `durable` both bytes and name have reached the disk on return. Raises DiskError; the old file then stays.
     """
-    write_container(path, message.DESCRIPTOR.full_name, [serialize(message)], durable=durable)
+    write_container(path, message.DESCRIPTOR.full_name, [serialize(message)], durable=durable, disk=disk)
 
 
 def write_container(path: str | os.PathLike[str], type_name: str, records: Iterable[bytes], *,
-                    durable: bool = True) -> None:
+                    durable: bool = True, disk: Disk | None = None) -> None:
     """`write_single` for any number of serialized messages of one of our own types."""
     name = os.fspath(path)
-    replace_file(name, container_bytes(type_name, records), durable=durable)
+    replace_file(name, container_bytes(type_name, records), durable=durable, disk=disk)
 
 
 def container_bytes(type_name: str, records: Iterable[bytes]) -> bytes:
@@ -290,10 +293,11 @@ def container_bytes(type_name: str, records: Iterable[bytes]) -> bytes:
     description.protos.CopyFrom(file_descriptor_set(type_name))
     description.pb_type = type_name
     return b"".join([header, _U32.pack(crc32c(header)),
-                     *(_record_bytes(body) for body in (serialize(description), *records))])
+                     *(record_bytes(body) for body in (serialize(description), *records))])
 
 
-def _record_bytes(body: bytes) -> bytes:
+def record_bytes(body: bytes) -> bytes:
+    """A serialized message as a version 2 container stores it. Raises LimitExceeded."""
     if len(body) > PB_RECORD_BYTES_MAX:
         raise LimitExceeded(f"a message of {len(body)} bytes is above the limit of {PB_RECORD_BYTES_MAX}")
     length = _U32.pack(len(body))
@@ -308,29 +312,29 @@ def serialize(message: Message) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def replace_file(path: str, data: bytes, *, durable: bool = True) -> None:
-    """Put a file in place of `path` in one step: written beside it as `NAME.kudutmp.XXXXXX`, synced, renamed."""
+def replace_file(path: str, data: bytes, *, durable: bool = True, disk: Disk | None = None) -> None:
+    """Put a file in place of `path` in one step: written beside it as `NAME.kudutmp.XXXXXX`, synced, renamed.
+
+    Raises DiskError, with the system's `errno`. `disk` is what all of it goes through; tests record it.
+    """
+    disk = Disk() if disk is None else disk
     folder, base = os.path.split(path)
     folder = folder or "."
+    temporary = os.path.join(folder, base + _TEMPORARY_INFIX + secrets.token_hex(4))
+    descriptor = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=base + _TEMPORARY_INFIX, dir=folder)
-    except OSError as error:
-        raise DiskError(f"cannot create a file here: {error.strerror}", path=folder) from error
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
+        try:
+            disk.write(descriptor, data, 0, path)
             if durable:
-                os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except OSError as error:
-        _remove_quietly(temporary)
-        raise DiskError(f"cannot write: {error.strerror}", path=path) from error
+                disk.sync(descriptor, path)
+        finally:
+            disk.close(descriptor)
+        disk.rename(temporary, path)
     except BaseException:
-        _remove_quietly(temporary)
+        _remove_quietly(disk, temporary)
         raise
     if durable:
-        sync_directory(folder)
+        disk.sync_dir(folder)
 
 
 def sync_directory(folder: str) -> None:
@@ -345,9 +349,7 @@ def sync_directory(folder: str) -> None:
         raise DiskError(f"cannot sync the folder: {error.strerror}", path=folder) from error
 
 
-def _remove_quietly(path: str) -> None:
-    import contextlib
-
+def _remove_quietly(disk: Disk, path: str) -> None:
     # The error that brought us here is the one to report.
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+    with contextlib.suppress(DiskError):
+        disk.unlink(path)

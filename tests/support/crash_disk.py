@@ -50,7 +50,7 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """Of a file: bytes written, or a size set (`data` None). `grows_only`: an allocation."""
+    """Of a file: bytes written (or zeroed by a hole), or a size set (`data` None). `grows_only`: an allocation."""
 
     offset: int
     data: bytes | None
@@ -77,6 +77,11 @@ class _Naming:
     file: _File | None
     gone: str | None = None
 
+    @property
+    def folders(self) -> set[str]:
+        """The folders whose sync makes it certain, from the root."""
+        return {os.path.dirname(name) for name in (self.name, self.gone) if name is not None}
+
     def apply(self, names: dict[str, _File]) -> None:
         if self.gone is not None:
             names.pop(self.gone, None)
@@ -86,10 +91,14 @@ class _Naming:
             names[self.name] = self.file
 
 
-class CrashedFolder:
-    """The folder `root` after the first calls of a recording; the crash comes behind them.
+class _Folder(_File):
+    """A folder as a name sees it."""
 
-    start: files that were there before the recording began, certain.
+
+class CrashedFolder:
+    """The folder `root` and all below it after the first calls of a recording; the crash comes behind them.
+
+    start: files that were there before the recording began, certain. Their folders, if any, are certain too.
     """
 
     def __init__(self, root: str | os.PathLike[str], calls: list[tuple[str, int, int, int, int, int, bytes]],
@@ -99,9 +108,13 @@ class CrashedFolder:
         self._now: dict[str, _File] = {}
         self._open: dict[int, _File] = {}
         for name, content in (start or {}).items():
+            for depth in range(1, name.count("/") + 1):
+                folder = "/".join(name.split("/")[:depth])
+                if folder not in self._now:
+                    self._name(_Naming(folder, _Folder()))
             file = _File([_Change(0, content)], 1)
             self._name(_Naming(name, file))
-        self._certain_namings = len(self._namings)
+        self._certain_namings = set(range(len(self._namings)))
         for call in calls:
             self._replay(Call(*call))
 
@@ -115,8 +128,8 @@ class CrashedFolder:
         getattr(self, f"_do_{call.kind}")(call)
 
     def _local(self, path: bytes) -> str | None:
-        folder, name = os.path.split(os.fsdecode(path))
-        return name if folder == self._root else None
+        name = os.path.relpath(os.fsdecode(path), self._root)
+        return None if name.startswith("..") else name
 
     # -- one method a kind of call -------------------------------------------------------------------------------------
     def _do_open(self, call: Call) -> None:
@@ -139,6 +152,18 @@ class CrashedFolder:
     def _do_allocate(self, call: Call) -> None:
         self._open[call.fd].changes.append(_Change(call.offset + call.size, None, True))
 
+    def _do_punch_hole(self, call: Call) -> None:
+        """Zeros, as far as the file goes."""
+        file = self._open[call.fd]
+        size = min(call.size, _size_after(file.changes) - call.offset)
+        if size > 0:
+            file.changes.append(_Change(call.offset, bytes(size)))
+
+    def _do_make_dir(self, call: Call) -> None:
+        name = self._local(call.data)
+        if name is not None:
+            self._name(_Naming(name, _Folder()))
+
     def _do_sync(self, call: Call) -> None:
         file = self._open[call.fd]
         file.certain = len(file.changes)
@@ -154,8 +179,10 @@ class CrashedFolder:
             self._name(_Naming(name, None))
 
     def _do_sync_dir(self, call: Call) -> None:
-        if os.fsdecode(call.data) == self._root:
-            self._certain_namings = len(self._namings)
+        name = self._local(call.data)
+        if name is not None:
+            folder = "" if name == "." else name
+            self._certain_namings.update(i for i, naming in enumerate(self._namings) if naming.folders <= {folder})
 
     # -- states --------------------------------------------------------------------------------------------------------
     def materialise(self, fate: Fate, target: str | os.PathLike[str]) -> bytes:
@@ -165,6 +192,10 @@ class CrashedFolder:
         digest = hashlib.blake2b(digest_size=16)
         for name, file in sorted(self._names_left(fate, rng).items()):
             path = os.path.join(os.fspath(target), name)
+            if isinstance(file, _Folder):
+                os.mkdir(path)
+                digest.update(f"{name}/\n".encode())
+                continue
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
                 _write_file(fd, file, fate, rng)
@@ -177,15 +208,20 @@ class CrashedFolder:
 
     def _names_left(self, fate: Fate, rng: random.Random) -> dict[str, _File]:
         names: dict[str, _File] = {}
-        for naming in self._namings[:self._certain_namings]:
-            naming.apply(names)
-        doubtful = self._namings[self._certain_namings:]
+        doubtful = [i for i in range(len(self._namings)) if i not in self._certain_namings]
         if fate.names == "prefix":
             doubtful = doubtful[:rng.randint(0, len(doubtful))]
-        for naming in doubtful:
-            if fate.names in ("new", "prefix") or (fate.names == "any" and rng.random() < 0.5):
-                naming.apply(names)
-        return names
+        happened = self._certain_namings.union(
+            i for i in doubtful if fate.names in ("new", "prefix") or (fate.names == "any" and rng.random() < 0.5))
+        for i in sorted(happened):
+            self._namings[i].apply(names)
+        return {name: file for name, file in names.items() if _has_folders(name, names)}
+
+
+def _has_folders(name: str, names: dict[str, _File]) -> bool:
+    """All folders above a name are there: without them the name is lost as well."""
+    parent = os.path.dirname(name)
+    return not parent or (isinstance(names.get(parent), _Folder) and _has_folders(parent, names))
 
 
 def _write_file(fd: int, file: _File, fate: Fate, rng: random.Random) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from containers import CMETA, SUPERBLOCK, container, crc32c, old_container, one_file, record, split
 
+from kudu_storage._native.disk import RecordingDisk
 from kudu_storage.cli.pbc import pbc
 from kudu_storage.common.limits import PB_RECORD_BYTES_MAX
 from kudu_storage.errors import (
@@ -23,7 +25,6 @@ from kudu_storage.errors import (
     NotFound,
     Truncated,
 )
-from kudu_storage.fs import pb_container
 from kudu_storage.fs.pb_container import (
     container_bytes,
     parse_container,
@@ -197,38 +198,21 @@ def test_a_message_without_its_required_fields_is_not_written(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_bytes_are_durable_before_the_name_and_the_name_before_the_return(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, calls = tmp_path / "f", []
-    real_fsync, real_rename = os.fsync, os.rename
+def test_the_bytes_are_durable_before_the_name_and_the_name_before_the_return(tmp_path: Path) -> None:
+    disk = RecordingDisk()
+    write_single(tmp_path / "f", block(1), disk=disk)
+    kinds = [call[0] for call in disk.calls()]
+    assert kinds == ["open", "write", "sync", "close", "rename", "sync_dir"]
+    assert disk.calls()[-2][6].endswith(bytes(tmp_path / "f")) and disk.calls()[-1][6] == bytes(tmp_path)
 
-    def fsync(descriptor: int) -> None:
-        calls.append("sync " + ("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"))
-        real_fsync(descriptor)
 
-    def rename(source: str, target: str) -> None:
-        calls.append(f"rename to {os.path.basename(target)}")
-        real_rename(source, target)
-
-    monkeypatch.setattr(pb_container.os, "fsync", fsync)
-    monkeypatch.setattr(pb_container.os, "rename", rename)
+@pytest.mark.parametrize("failing", ["open", "write", "sync", "rename"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, failing: str) -> None:
+    path, disk = tmp_path / "f", RecordingDisk()
     write_single(path, block(1))
-    assert calls == ["sync file", "rename to f", "sync folder"]
-
-
-@pytest.mark.parametrize("failing", ["fsync", "rename"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                             failing: str) -> None:
-    path = tmp_path / "f"
-    write_single(path, block(1))
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pb_container.os, failing, fail)
-    with pytest.raises(DiskError, match="No space left"):
-        write_single(path, block(2))
-    monkeypatch.undo()
+    disk.fail(failing, 1, errno.ENOSPC)
+    with pytest.raises(DiskError):
+        write_single(path, block(2), disk=disk)
     assert read_single(path, message_class(BLOCK)) == block(1)
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
