@@ -281,7 +281,7 @@ cdef bytes stored_bytes(object schema, int64_t row, object value):
         raise refuse(schema, row, value, "cannot be encoded as UTF-8") from None
 
 
-cdef int put_float(ColumnBuffers* column, int64_t row, object schema, object value) except -1:
+cdef bytes stored_float(object schema, int64_t row, object value):
     cdef double number
     cdef float single
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -290,20 +290,20 @@ cdef int put_float(ColumnBuffers* column, int64_t row, object schema, object val
         number = value
     except OverflowError:
         raise refuse(schema, row, value, "is out of range") from None
-    if column.width == 8:
-        memcpy(column.values + row * 8, &number, 8)
-        return 0
+    if schema.type.width_bytes == 8:
+        return PyBytes_FromStringAndSize(<const char*> &number, 8)
     single = <float> number
     if single - single != 0 and number - number == 0:   # became infinite
         raise refuse(schema, row, value, "is out of range")
-    memcpy(column.values + row * 4, &single, 4)
-    return 0
+    return PyBytes_FromStringAndSize(<const char*> &single, 4)
 
 
 cdef int put_fixed(ColumnBuffers* column, int64_t row, object schema, object value) except -1:
     cdef bytes cell
     if schema.type.name == "FLOAT" or schema.type.name == "DOUBLE":
-        return put_float(column, row, schema, value)
+        cell = stored_float(schema, row, value)
+        memcpy(column.values + row * column.width, PyBytes_AS_STRING(cell), column.width)
+        return 0
     number = stored_integer(schema, row, value)
     try:
         cell = number.to_bytes(column.width, "little", signed=True)
