@@ -35,6 +35,7 @@ from kudu_storage.fs.layout import TabletFiles
 from kudu_storage.fs.roots import ServerRoots, server_roots
 from kudu_storage.fs.superblock import Superblock, read_superblock
 from kudu_storage.protos import message_class
+from kudu_storage.tablet.arrow_writes import write_arrow
 from kudu_storage.tablet.operations import Record, WriteOperation
 from kudu_storage.tablet.predicates import Column
 from kudu_storage.tablet.result import Row, row_type
@@ -210,6 +211,29 @@ class Tablet:
 
     def new_delete_ignore(self, record: Record = None) -> WriteOperation:
         return new_operation(self.schema, "delete_ignore", record)
+
+    def apply_arrow(self, data: Any, op: str = "upsert", *, timeout: float | None = None,
+                    error_limit: int = 1000) -> int:
+        """One operation for each row of an Arrow stream; the number of rows that stand. Durable on return.
+
+        Args:
+            data: anything with __arrow_c_stream__: tables and frames of pyarrow, polars, pandas, DuckDB.
+            op: "insert", "upsert", "update", "delete", or one of them with "_ignore".
+            timeout: seconds to wait for the log; None: for ever.
+            error_limit: row errors kept for RowErrors.
+        Raises:
+            InvalidArgument: columns or a value that do not fit: rows before it are written, and it says how many.
+            RowErrors: some rows were refused, all others stand. NoSpace, WaitTimeout, LogPoisoned, TabletClosed.
+        """
+        return write_arrow(self._store, data, op, timeout=timeout, error_limit=error_limit)
+
+    def upsert_arrow(self, data: Any, **options: Any) -> int:
+        """apply_arrow() with upserts."""
+        return self.apply_arrow(data, "upsert", **options)
+
+    def insert_arrow(self, data: Any, **options: Any) -> int:
+        """apply_arrow() with inserts."""
+        return self.apply_arrow(data, "insert", **options)
 
     # -- reading -------------------------------------------------------------------------------------------------------
     def scanner(self, timeout: float | None = None) -> Scanner:
