@@ -52,3 +52,5 @@ cdef class ColumnBlock:
 cdef object stored_integer(object schema, int64_t row, object value)
 cdef bytes stored_bytes(object schema, int64_t row, object value)
 cdef bytes stored_float(object schema, int64_t row, object value)
+# A cell that is not NULL as a Python value, as to_tuples() gives it. `kind`: the name of the column's type.
+cdef object value_at(const ColumnBuffers* column, int64_t row, str kind, object schema)

@@ -17,16 +17,17 @@ from types import TracebackType
 from typing import Any
 
 from kudu_storage._native.disk import Disk
+from kudu_storage._native.key_encoder import KeyEncoder
 from kudu_storage._native.memrowset import RowScan
 from kudu_storage._native.row_layout import Projection
+from kudu_storage._native.row_lookup import RowLookup
 from kudu_storage.bootstrap.layout import create_tablet
 from kudu_storage.bootstrap.log_port import LogPort, check_one_voter
 from kudu_storage.bootstrap.log_replay import PendingOperation, RecoveredRows, recover_rows
 from kudu_storage.common.hybrid_time import from_micros
-from kudu_storage.common.keys import encode_key
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
-from kudu_storage.common.schema_builder import cell_of, without_column_ids
+from kudu_storage.common.schema_builder import without_column_ids
 from kudu_storage.errors import BadFormat, InvalidArgument, NotFound, Unsupported
 from kudu_storage.fs.blocks.directories import DataDirectories, open_directories
 from kudu_storage.fs.consensus_metadata import read_consensus_metadata
@@ -67,6 +68,8 @@ class Tablet:
         self._port = port
         self._row_type = row_type(store.schema)
         self._key_columns = store.schema.key_columns
+        self._keys = KeyEncoder(store.view.layout)
+        self._lookup = RowLookup(store.view.layout)
 
     # -- opening -------------------------------------------------------------------------------------------------------
     @classmethod
@@ -244,29 +247,24 @@ class Tablet:
     def get(self, key: Any, *, at: int | None = None) -> Row | None:
         """The row with this key, or None: a value, a sequence of values, or a dict by column name."""
         self._store.require_usable()
-        encoded = self._encoded_key(key)
+        encoded = self._keys.encode(self._key_values(key))
         snapshot = self._store.latest() if at is None else self._store.snapshot_at(at)
         view = self._store.view
-        scan = RowScan(list(view.memrowsets), view.layout, [snapshot] * len(view.memrowsets), 1, lower=encoded,
-                       upper=encoded + b"\0")
-        for block in scan:
-            return self._row_type(block.to_tuples()[0])
+        for rows in reversed(view.memrowsets):
+            found = self._lookup.get(rows, snapshot, encoded)
+            if found is not None:
+                return self._row_type(found)
         return None
 
-    def _encoded_key(self, key: Any) -> bytes:
-        columns = self._key_columns
-        if isinstance(key, Mapping):
-            missing = [c.name for c in columns if c.name not in key]
-            if missing or len(key) != len(columns):
-                raise InvalidArgument(f"a key is {', '.join(c.name for c in columns)}, got {', '.join(map(str, key))}")
-            values: Sequence[Any] = [key[c.name] for c in columns]
-        elif len(columns) == 1 and not isinstance(key, tuple | list):
-            values = (key,)
-        else:
-            values = key if isinstance(key, tuple | list) else (key,)
-        if len(values) != len(columns):
-            raise InvalidArgument(f"a key of {len(columns)} columns, got {len(values)} values")
-        return encode_key(self.schema, [cell_of(c, v) for c, v in zip(columns, values, strict=True)])
+    def _key_values(self, key: Any) -> Sequence[Any]:
+        if isinstance(key, tuple | list):
+            return key
+        if not isinstance(key, Mapping):
+            return (key,)
+        names = [column.name for column in self._key_columns]
+        if key.keys() != set(names):
+            raise InvalidArgument(f"a key is {', '.join(names)}, got {', '.join(map(str, key))}")
+        return [key[name] for name in names]
 
     def now(self) -> int:
         """A hybrid time between all operations so far and all that follow, for set_snapshot()."""

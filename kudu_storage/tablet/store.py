@@ -7,8 +7,8 @@
  T4  A timestamp that was given out for reading is below those of all operations that come after it.
  T5  An operation that the log has and that could not be applied fails the tablet: only opening it again tells what is
      so.
- T6  The view is replaced under `_components`, which is never held over a file call.
-Locks, from the outside in: _applying, _order, _components. May not touch: files, the log but through ports.LogSink.
+ T6  The view is one reference to an immutable value, replaced as a whole; readers take it once.
+Locks, from the outside in: _applying, _order. May not touch: files, the log but through ports.LogSink.
 """
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ class TabletStore:
         self._micros = clock or (lambda: time.time_ns() // 1000)
         self._order = threading.Lock()
         self._applying = threading.Lock()
-        self._components = threading.Lock()
         # By OpId; appended under _order, popped under _applying and _order.
         self._in_flight: deque[InFlight] = deque()
         self._applied = applied
+        self._latest = Snapshot(applied + 1)            # may lag behind _applied; whoever needs it renews it
         self._last_timestamp = max(applied, last_timestamp)
         self._term = 0                                  # 0: not leading yet
         self._failure: TabletFailed | None = None
@@ -99,8 +99,8 @@ class TabletStore:
 
     @property
     def view(self) -> View:
-        with self._components:
-            return self._view
+        """The view as of now; one reference, which is replaced as a whole (T6)."""
+        return self._view
 
     @property
     def closed(self) -> bool:
@@ -272,7 +272,10 @@ class TabletStore:
 
     def latest(self) -> Snapshot:
         """Everything that is applied (T3)."""
-        return Snapshot(self._applied + 1)
+        latest = self._latest
+        if latest.all_before <= self._applied:
+            self._latest = latest = Snapshot(self._applied + 1)
+        return latest
 
     def snapshot_at(self, timestamp: int, timeout: float | None = None) -> Snapshot:
         """Everything below `timestamp`; waits for operations in flight there.

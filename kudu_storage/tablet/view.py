@@ -1,4 +1,4 @@
-"""What a tablet consists of at one moment: one immutable value, replaced as a whole under the components lock.
+"""What a tablet consists of at one moment: one immutable value, replaced as a whole.
 
 A reader takes the view once and keeps it to its end. Rowsets on disk join here: a tuple of them and their interval
 tree.
