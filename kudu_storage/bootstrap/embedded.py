@@ -29,7 +29,7 @@ from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
 from kudu_storage.common.schema_builder import without_column_ids
 from kudu_storage.errors import BadFormat, InvalidArgument, NotFound, Unsupported
-from kudu_storage.fs.blocks.directories import DataDirectories, open_directories
+from kudu_storage.fs.blocks.directories import open_directories
 from kudu_storage.fs.consensus_metadata import read_consensus_metadata
 from kudu_storage.fs.file_system import server_instance
 from kudu_storage.fs.layout import TabletFiles
@@ -117,19 +117,16 @@ class Tablet:
         except BaseException:
             directories.close()
             raise
-        return cls._open(roots, files, superblock, uuid, log, directories)
+        return cls._open(roots, files, superblock, LogPort(log, _cmeta_of(files), uuid, directories, disk))
 
     @classmethod
-    def _open(cls, roots: ServerRoots, files: TabletFiles, superblock: Superblock, uuid: str, log: Log,
-              directories: DataDirectories) -> Tablet:
-        assert files.cmeta_path is not None
-        port = LogPort(log, files.cmeta_path, uuid, directories)
+    def _open(cls, roots: ServerRoots, files: TabletFiles, superblock: Superblock, port: LogPort) -> Tablet:
         try:
             recovered = recover_rows(files)
             store = _store_of(superblock, recovered, port)
             if recovered.pending:
                 _commit_pending(store, recovered, port)
-            port.anchor(max(log.first_index, 1), f"memrowset {store.view.memrowset_id}")
+            port.anchor(max(port.log.first_index, 1), f"memrowset {store.view.memrowset_id}")
             return cls(roots.wal_root, superblock, store, port)
         except BaseException:
             port.close()
@@ -317,8 +314,8 @@ def _choose(roots: ServerRoots, tablet_id: str | None) -> TabletFiles:
 
 def _usable_superblock(files: TabletFiles, uuid: str) -> Superblock:
     """Raises Unsupported for what cannot be opened here, NotFound for missing metadata."""
-    if files.superblock_path is None or files.cmeta_path is None:
-        raise NotFound("the replica's tablet metadata or consensus metadata is missing", path=str(files.wal_dir))
+    if files.superblock_path is None:
+        raise NotFound("the replica's tablet metadata is missing", path=str(files.wal_dir))
     superblock = read_superblock(files.superblock_path)
     if superblock.tablet_id != files.tablet_id:
         raise BadFormat(f"the metadata of another tablet, {superblock.tablet_id}", path=str(files.superblock_path))
@@ -330,8 +327,15 @@ def _usable_superblock(files: TabletFiles, uuid: str) -> Superblock:
     if files.recovery_dir is not None:
         raise Unsupported("a server was stopped while it rewrote the log", path=str(files.recovery_dir),
                           advice="start and stop the server, or read it with kudu-storage replay")
-    check_one_voter(read_consensus_metadata(files.cmeta_path), uuid, str(files.cmeta_path))
+    cmeta = _cmeta_of(files)
+    check_one_voter(read_consensus_metadata(cmeta), uuid, str(cmeta))
     return superblock
+
+
+def _cmeta_of(files: TabletFiles) -> Path:
+    if files.cmeta_path is None:
+        raise NotFound("the replica's consensus metadata is missing", path=str(files.wal_dir))
+    return files.cmeta_path
 
 
 def _store_of(superblock: Superblock, recovered: RecoveredRows, port: LogPort) -> TabletStore:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
 from kudu_storage._native.disk import Disk
+from kudu_storage.common.hybrid_time import from_micros
+from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
 from kudu_storage.common.schema_builder import with_column_ids
 from kudu_storage.errors import DiskError, InvalidArgument, NotFound
@@ -32,7 +35,7 @@ _ADDRESS = ("127.0.0.1", 7050)
 
 
 def create_tablet(folder: str | os.PathLike[str], schema: Schema, *, table_name: str, tablet_id: str | None = None,
-                  compression: str = "lz4", timestamp: int = 1, disk: Disk | None = None) -> str:
+                  compression: str = "lz4", disk: Disk | None = None) -> str:
     """Make a tablet in `folder`, which is empty, new, or holds a file system without tablets; its id.
 
     Durable on return.
@@ -45,21 +48,22 @@ def create_tablet(folder: str | os.PathLike[str], schema: Schema, *, table_name:
     if schema.key_column_count == 0:
         raise InvalidArgument("the schema has no key", advice="schema_builder() makes schemas")
     stored = with_column_ids(schema)
+    disk = Disk() if disk is None else disk
     roots = _prepared_roots(folder, disk)
     uuid = server_instance(roots).uuid
-    directories = open_directories(roots.data_roots, read_only=False, disk=disk or Disk())
+    directories = open_directories(roots.data_roots, read_only=False, disk=disk)
     try:
         if _tablets_in(roots):
             raise InvalidArgument("there is a tablet already", path=str(roots.wal_root), advice="Tablet.open()")
-        _write_consensus_metadata(roots, tablet_id, uuid)
-        _begin_log(roots, tablet_id, stored, compression, timestamp, disk)
-        _write_superblock(roots, tablet_id, stored, table_name, [d.uuid for d in directories.all])
+        _write_consensus_metadata(roots, tablet_id, uuid, disk)
+        _begin_log(roots, tablet_id, stored, compression, disk)
+        _write_superblock(roots, tablet_id, stored, table_name, [d.uuid for d in directories.all], disk)
     finally:
         directories.close()
     return tablet_id
 
 
-def _prepared_roots(folder: str | os.PathLike[str], disk: Disk | None) -> ServerRoots:
+def _prepared_roots(folder: str | os.PathLike[str], disk: Disk) -> ServerRoots:
     roots = server_roots(folder)
     try:
         os.makedirs(roots.wal_root.parent, exist_ok=True)
@@ -76,7 +80,7 @@ def _tablets_in(roots: ServerRoots) -> list[str]:
     return [name for name in os.listdir(roots.metadata_root / TABLET_META) if is_tablet_id(name)]
 
 
-def _write_consensus_metadata(roots: ServerRoots, tablet_id: str, uuid: str) -> None:
+def _write_consensus_metadata(roots: ServerRoots, tablet_id: str, uuid: str, disk: Disk) -> None:
     message: Any = message_class(CMETA_TYPE)(current_term=FIRST_TERM, voted_for=uuid)
     message.committed_config.opid_index = OPID_INDEX_NONE
     message.committed_config.OBSOLETE_local = False
@@ -84,22 +88,21 @@ def _write_consensus_metadata(roots: ServerRoots, tablet_id: str, uuid: str) -> 
     peer = message.committed_config.peers[0]
     peer.permanent_uuid, peer.member_type = uuid.encode(), member.values_by_name["VOTER"].number
     peer.last_known_addr.host, peer.last_known_addr.port = _ADDRESS
-    write_consensus_metadata(roots.metadata_root / CONSENSUS_META / tablet_id, message)
+    write_consensus_metadata(roots.metadata_root / CONSENSUS_META / tablet_id, message, disk=disk)
 
 
-def _begin_log(roots: ServerRoots, tablet_id: str, schema: Schema, compression: str, timestamp: int,
-               disk: Disk | None) -> None:
-    from kudu_storage.common.opid import OpId
-
+def _begin_log(roots: ServerRoots, tablet_id: str, schema: Schema, compression: str, disk: Disk) -> None:
     first = OpId(FIRST_TERM, 1)
     folder: Path = roots.wal_root / WALS / tablet_id
+    disk.make_dir(str(folder))
+    disk.sync_dir(str(folder.parent))
     with Log.open(folder, create=True, tablet_id=tablet_id, schema=schema, compression=compression, disk=disk) as log:
-        log.append_replicate(no_op(first, timestamp))
+        log.append_replicate(no_op(first, from_micros(time.time_ns() // 1000)))
         log.append_commit(no_op_commit(first)).wait()
 
 
 def _write_superblock(roots: ServerRoots, tablet_id: str, schema: Schema, table_name: str,
-                      data_dirs: list[str]) -> None:
+                      data_dirs: list[str], disk: Disk) -> None:
     message: Any = message_class(SUPERBLOCK_TYPE)(
         tablet_id=tablet_id.encode(), table_id=secrets.token_hex(16).encode(), table_name=table_name,
         last_durable_mrs_id=NOTHING_DURABLE, schema_version=0, supports_live_row_count=True)
@@ -109,4 +112,4 @@ def _write_superblock(roots: ServerRoots, tablet_id: str, schema: Schema, table_
     message.partition.partition_key_start = message.partition.partition_key_end = b""
     message.partition_schema.range_schema.SetInParent()
     message.data_dir_group.uuids.extend(uuid.encode() for uuid in data_dirs)
-    write_superblock(roots.metadata_root / TABLET_META / tablet_id, message)
+    write_superblock(roots.metadata_root / TABLET_META / tablet_id, message, disk=disk)

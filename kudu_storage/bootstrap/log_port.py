@@ -9,6 +9,7 @@ import contextlib
 from pathlib import Path
 from typing import Any, Protocol
 
+from kudu_storage._native.disk import Disk
 from kudu_storage.common.opid import OpId
 from kudu_storage.errors import BadFormat, LogBackpressure, LogPoisoned, NoSpace, Unsupported
 from kudu_storage.fs.consensus_metadata import ConsensusMetadata, read_consensus_metadata, write_consensus_metadata
@@ -24,11 +25,13 @@ class Closable(Protocol):
 class LogPort:
     """Implements tablet.ports.LogSink over a Log. `lock` goes with it."""
 
-    def __init__(self, log: Log, cmeta_path: Path, server_uuid: str, lock: Closable | None = None) -> None:
+    def __init__(self, log: Log, cmeta_path: Path, server_uuid: str, lock: Closable | None = None,
+                 disk: Disk | None = None) -> None:
         self.log = log
         self._cmeta_path = cmeta_path
         self._uuid = server_uuid
         self._lock = lock
+        self._disk = disk
         self._anchors: dict[str, Anchor] = {}
 
     def lead(self) -> int:
@@ -37,7 +40,7 @@ class LogPort:
         term = max(metadata.current_term, self.log.term, self.log.last.term) + 1
         message = metadata.message
         message.current_term, message.voted_for = term, self._uuid
-        write_consensus_metadata(self._cmeta_path, message)
+        write_consensus_metadata(self._cmeta_path, message, disk=self._disk)
         self.log.term = term
         return term
 
