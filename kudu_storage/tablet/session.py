@@ -68,7 +68,8 @@ class Session:
         self._held_bytes = 0                            # of sealed and sent batches
         self._errors: list[RowError] = []
         self._error_count = 0                           # since get_pending_errors()
-        self._unreported = 0                            # of those, not raised by a flush yet
+        self._unreported = 0                            # rows refused that no flush has raised yet
+        self._fresh: list[RowError] = []                # of those, as many as `error_limit`
         self._failure: KuduStorageError | None = None   # of a flush in the background
         self._timer: threading.Timer | None = None
         self._closed = False
@@ -190,7 +191,8 @@ class Session:
         """The rows refused since the last call, and whether there were more than `error_limit` of them."""
         with self._lock:
             errors, overflowed = self._errors, self._error_count > len(self._errors)
-            self._errors, self._error_count, self._unreported = [], 0, 0
+            self._errors, self._error_count = [], 0
+            self._fresh, self._unreported = [], 0
             return errors, overflowed
 
     def close(self) -> None:
@@ -239,7 +241,7 @@ class Session:
 
     def _collect(self, timeout: float | None) -> None:
         """Answer what is acknowledged already, and wait while more than the bound is held (N1)."""
-        while self._sent and (self._sent[0][0].settled or self._held_bytes > self._buffer_bytes):
+        while self._sent and (self._sent[0][0].acknowledged or self._held_bytes > self._buffer_bytes):
             self._answer(self._sent[0], lambda sent: self._store.wait(sent, timeout))
 
     def _answer(self, sent: tuple[InFlight, RowBatch, list[int]], settle: Callable[[InFlight], InFlight]) -> None:
@@ -256,13 +258,15 @@ class Session:
         self._held_bytes -= batch.size_bytes
         self._error_count += operation.failed_count
         self._unreported += operation.failed_count
-        room = max(self._error_limit - len(self._errors), 0)
-        self._errors += row_errors(self._store.schema, operation.failures[:room], kinds)
+        errors = row_errors(self._store.schema, operation.failures[:self._error_limit], kinds)
+        self._errors += errors[:self._error_limit - len(self._errors)]
+        self._fresh += errors[:self._error_limit - len(self._fresh)]
 
     def _raise_row_errors(self) -> None:
-        if self._unreported:
-            count, self._unreported = self._unreported, 0
-            raise RowErrors(self._errors[-count:], count)
+        count, errors = self._unreported, self._fresh
+        self._unreported, self._fresh = 0, []
+        if count:
+            raise RowErrors(errors, count)
 
     # -- the background ------------------------------------------------------------------------------------------------
     def _start_timer(self) -> None:

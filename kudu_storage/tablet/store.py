@@ -16,6 +16,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ from kudu_storage.tablet.ports import LogSink, Token
 from kudu_storage.tablet.view import View
 
 NO_OP = 1
+# Rows refused of one operation that are remembered; a batch of 1 MiB has fewer rows than that.
+FAILURES_MAX = 100_000
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +60,14 @@ class InFlight:
     error: KuduStorageError | None = None
     failed_count: int = 0
     failures: list[FailedRow] = field(default_factory=list)
+
+    @property
+    def acknowledged(self) -> bool:
+        """Nobody would wait for the log, well or badly."""
+        try:
+            return self.settled or self.token.done
+        except KuduStorageError:
+            return True
 
 
 class TabletStore:
@@ -90,6 +101,8 @@ class TabletStore:
         self._client_schema_bytes = _schema_bytes(self._client_schema)
         self._projection = Projection(self._client_schema, view.layout)
         self._applier = self._new_applier(view)
+        # A tablet that nobody closed lets go of its folder all the same; what is in flight is in the log.
+        self._finalizer = weakref.finalize(self, _abandon, sink, self._pid)
 
     # -- what others ask -----------------------------------------------------------------------------------------------
     @property
@@ -301,6 +314,7 @@ class TabletStore:
             self._closed = True
         if os.getpid() != self._pid:
             return
+        self._finalizer.detach()
         try:
             self._drain()
         finally:
@@ -325,7 +339,8 @@ class TabletStore:
     # -- pieces --------------------------------------------------------------------------------------------------------
     def _new_applier(self, view: View) -> Applier | None:
         try:
-            return Applier(view.memrowsets[-1], view.layout, self._projection, store_id=view.memrowset_id)
+            return Applier(view.memrowsets[-1], view.layout, self._projection, store_id=view.memrowset_id,
+                           failures_max=FAILURES_MAX)
         except Unsupported:
             return None                 # its rows can be read
 
@@ -333,6 +348,12 @@ class TabletStore:
         if self._applier is None:
             raise Unsupported("a tablet with an auto-incrementing column can only be read")
         return self._applier
+
+
+def _abandon(sink: LogSink, pid: int) -> None:
+    if os.getpid() == pid:
+        with contextlib.suppress(KuduStorageError):
+            sink.close()
 
 
 # -- small messages ----------------------------------------------------------------------------------------------------

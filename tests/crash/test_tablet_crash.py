@@ -1,4 +1,4 @@
-"""A crash behind every file call of a tablet's life: what a flush returned for is there. Faults of single calls, too."""
+"""A crash behind every file call of a tablet's life: what a flush returned for is there. And faults of single calls."""
 from __future__ import annotations
 
 import errno

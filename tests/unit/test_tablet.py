@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
@@ -119,6 +120,18 @@ def test_more_errors_than_the_limit_are_counted(tablet: Tablet) -> None:
         session.flush()
     errors, overflowed = session.get_pending_errors()
     assert len(errors) == 2 and overflowed
+
+
+def test_each_flush_raises_its_own_errors(tablet: Tablet) -> None:
+    session = tablet.new_session(error_limit=3)
+    for first in (0, 100):
+        for key in range(first, first + 2):
+            session.apply(session.new_delete({"id": key}))
+        with pytest.raises(RowErrors) as raised:
+            session.flush()
+        assert [error.key for error in raised.value.errors] == [{"id": first}, {"id": first + 1}]
+    errors, overflowed = session.get_pending_errors()
+    assert [error.key for error in errors] == [{"id": 0}, {"id": 1}, {"id": 100}] and overflowed
 
 
 def test_sync_sessions_flush_each_operation(tablet: Tablet) -> None:
@@ -404,6 +417,15 @@ def test_operations_without_a_commit_are_committed_when_opening(tmp_path: Path) 
     with Tablet.open(tmp_path / "t") as tablet:
         assert tablet.scanner().open().read_all_tuples() == rows
         assert tablet.log.term == term + 1              # nothing was left to be committed
+
+
+def test_a_tablet_that_nobody_closed_lets_go_of_its_folder(tmp_path: Path) -> None:
+    tablet = Tablet.create(tmp_path / "t", small_schema())
+    insert(tablet, (1, "a"))
+    del tablet
+    gc.collect()
+    with Tablet.open(tmp_path / "t") as tablet:
+        assert ids(tablet) == [1]
 
 
 def test_a_second_opener_is_refused(tablet: Tablet) -> None:
