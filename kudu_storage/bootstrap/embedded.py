@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.key_encoder import KeyEncoder
@@ -24,11 +24,10 @@ from kudu_storage._native.row_lookup import RowLookup
 from kudu_storage.bootstrap.layout import create_tablet
 from kudu_storage.bootstrap.log_port import LogPort, check_one_voter
 from kudu_storage.bootstrap.log_replay import PendingOperation, RecoveredRows, recover_rows
-from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
 from kudu_storage.common.schema_builder import without_column_ids
-from kudu_storage.errors import BadFormat, InvalidArgument, NotFound, Unsupported
+from kudu_storage.errors import BadFormat, InvalidArgument, NotFound, RowErrors, Unsupported
 from kudu_storage.fs.blocks.directories import open_directories
 from kudu_storage.fs.consensus_metadata import read_consensus_metadata
 from kudu_storage.fs.file_system import server_instance
@@ -36,7 +35,7 @@ from kudu_storage.fs.layout import TabletFiles
 from kudu_storage.fs.roots import ServerRoots, server_roots
 from kudu_storage.fs.superblock import Superblock, read_superblock
 from kudu_storage.protos import message_class
-from kudu_storage.tablet.arrow_writes import write_arrow
+from kudu_storage.tablet.arrow_writes import WriteReport, write_arrow
 from kudu_storage.tablet.operations import Record, WriteOperation
 from kudu_storage.tablet.predicates import Column
 from kudu_storage.tablet.result import Row, row_type
@@ -212,28 +211,34 @@ class Tablet:
     def new_delete_ignore(self, record: Record = None) -> WriteOperation:
         return new_operation(self.schema, "delete_ignore", record)
 
-    def apply_arrow(self, data: Any, op: str = "upsert", *, timeout: float | None = None,
-                    error_limit: int = 1000) -> int:
-        """One operation for each row of an Arrow stream; the number of rows that stand. Durable on return.
+    def apply_arrow(self, data: Any, op: str = "upsert", *, on_error: Literal["raise", "collect"] = "raise",
+                    timeout: float | None = None, error_limit: int = 1000) -> WriteReport:
+        """One operation for each row of an Arrow stream. Durable and readable on return.
 
         Args:
             data: anything with __arrow_c_stream__: tables and frames of pyarrow, polars, pandas, DuckDB.
             op: "insert", "upsert", "update", "delete", or one of them with "_ignore".
+            on_error: "raise" RowErrors when rows were refused, or "collect" them in what is returned.
             timeout: seconds to wait for the log; None: for ever.
-            error_limit: row errors kept for RowErrors.
+            error_limit: row errors kept.
         Raises:
             InvalidArgument: columns or a value that do not fit: rows before it are written, and it says how many.
             RowErrors: some rows were refused, all others stand. NoSpace, WaitTimeout, LogPoisoned, TabletClosed.
         """
-        return write_arrow(self._store, data, op, timeout=timeout, error_limit=error_limit)
+        if on_error not in ("raise", "collect"):
+            raise InvalidArgument(f"on_error is {on_error!r}", advice='"raise" or "collect"')
+        report = write_arrow(self._store, data, op, timeout=timeout, error_limit=error_limit)
+        if report.refused and on_error == "raise":
+            raise RowErrors(report.errors, report.refused)
+        return report
 
-    def upsert_arrow(self, data: Any, **options: Any) -> int:
-        """apply_arrow() with upserts."""
-        return self.apply_arrow(data, "upsert", **options)
+    def upsert_arrow(self, data: Any, *, timeout: float | None = None) -> int:
+        """apply_arrow() with upserts; the number of rows."""
+        return self.apply_arrow(data, "upsert", timeout=timeout).rows
 
-    def insert_arrow(self, data: Any, **options: Any) -> int:
-        """apply_arrow() with inserts."""
-        return self.apply_arrow(data, "insert", **options)
+    def insert_arrow(self, data: Any, *, timeout: float | None = None, error_limit: int = 1000) -> int:
+        """apply_arrow() with inserts; the number of rows."""
+        return self.apply_arrow(data, "insert", timeout=timeout, error_limit=error_limit).rows
 
     # -- reading -------------------------------------------------------------------------------------------------------
     def scanner(self, timeout: float | None = None) -> Scanner:
@@ -343,7 +348,15 @@ def _store_of(superblock: Superblock, recovered: RecoveredRows, port: LogPort) -
     view = View(recovered.layout, recovered.schema_version, (recovered.rows,),
                 max(superblock.last_durable_mrs_id, recovered.memrowset_id) + 1)
     return TabletStore(superblock.tablet_id, view, port, applied=recovered.applied_timestamp,
-                       last_timestamp=max(recovered.last_timestamp, from_micros(0)))
+                       last_timestamp=recovered.last_timestamp, read_only=_part_of_a_table(superblock))
+
+
+def _part_of_a_table(superblock: Superblock) -> str | None:
+    """A row outside of a tablet's own partition would be found by no client."""
+    partition = superblock.partition
+    if partition.hash_buckets or partition.start or partition.end:
+        return "this tablet holds a part of its table; only tablets that hold all of it can be written"
+    return None
 
 
 def _commit_pending(store: TabletStore, recovered: RecoveredRows, port: LogPort) -> None:

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Final
 
 from kudu_storage._native.arrow_rows import ArrowRows
 from kudu_storage.common.limits import MIB
-from kudu_storage.errors import InvalidArgument, NoSpace, RowError, RowErrors
+from kudu_storage.errors import InvalidArgument, NoSpace, RowError
 from kudu_storage.tablet.operations import KINDS
 from kudu_storage.tablet.session import row_errors
 from kudu_storage.tablet.store import InFlight, TabletStore
@@ -14,6 +15,15 @@ from kudu_storage.tablet.store import InFlight, TabletStore
 BATCH_BYTES: Final = MIB // 2
 # Appended and not waited for: what the log's queue holds, and what is being applied.
 IN_FLIGHT_MAX: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What became of a stream's rows: how many stand, how many were refused, and the errors of the first of those."""
+
+    rows: int
+    refused: int = 0
+    errors: tuple[RowError, ...] = ()
 
 
 class _Writer:
@@ -27,7 +37,7 @@ class _Writer:
         self._errors: list[RowError] = []
         self._failed = 0
 
-    def write(self, rows: ArrowRows) -> int:
+    def write(self, rows: ArrowRows) -> WriteReport:
         try:
             more = True
             while more:
@@ -44,9 +54,7 @@ class _Writer:
             self._answer_all()
             error.intact = f"{self._written} rows before it are written"
             raise
-        if self._failed:
-            raise RowErrors(self._errors, self._failed)
-        return self._written
+        return WriteReport(self._written, self._failed, tuple(self._errors))
 
     def _answer_all(self) -> None:
         while self._sent:
@@ -68,12 +76,12 @@ class _Writer:
 
 
 def write_arrow(store: TabletStore, data: Any, kind: str, *, timeout: float | None = None,
-                error_limit: int = 1000) -> int:
-    """Apply one operation of `kind` for each row of `data`; how many rows stand. Durable and readable on return.
+                error_limit: int = 1000) -> WriteReport:
+    """Apply one operation of `kind` for each row of `data`. Durable and readable on return.
 
     Raises:
         InvalidArgument: no Arrow stream, columns or values that do not fit; rows before the value are written.
-        RowErrors: some rows were refused; all others stand. NoSpace, WaitTimeout, LogPoisoned.
+        NoSpace, WaitTimeout, LogPoisoned.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"there is no operation {kind!r}", advice=", ".join(KINDS))

@@ -180,6 +180,11 @@ class Scanner:
         """A pandas.DataFrame. Raises MissingExtra."""
         return pandas_frame(self.to_arrow())
 
+    def xbatches(self) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows that are left, a list of tuples for each batch."""
+        for block in self.blocks():
+            yield block.to_tuples()
+
     def count(self) -> int:
         """How many rows are left."""
         return sum(len(block) for block in self.blocks())
@@ -193,6 +198,10 @@ class Scanner:
 
     def close(self) -> None:
         self._blocks, self._ahead = iter(()), None
+
+    def __repr__(self) -> str:
+        state = "open" if self._blocks is not None else "not open"
+        return f"<Scanner of {', '.join(self.schema.names)}; {len(self._predicates)} predicates, {self._mode}, {state}>"
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for block in self.blocks():

@@ -77,14 +77,16 @@ class TabletStore:
         view: with one shared MemRowSet, filled by replay.
         sink: the log.
         applied: timestamp of the last operation that replay applied; 0: none.
+        read_only: why new operations are refused, or None. What the log holds already is applied all the same.
         clock: microseconds since 1970; tests have their own.
     """
 
     def __init__(self, tablet_id: str, view: View, sink: LogSink, *, applied: int = 0, last_timestamp: int = 0,
-                 clock: Any = None) -> None:
+                 read_only: str | None = None, clock: Any = None) -> None:
         self.tablet_id = tablet_id
         self._view = view
         self._sink = sink
+        self._read_only = read_only
         self._micros = clock or (lambda: time.time_ns() // 1000)
         self._order = threading.Lock()
         self._applying = threading.Lock()
@@ -121,6 +123,8 @@ class TabletStore:
 
     def new_batch(self) -> RowBatch:
         """An empty batch for this tablet's columns. Raises Unsupported where rows cannot be written."""
+        if self._read_only is not None:
+            raise Unsupported(self._read_only)
         self._writer()
         return RowBatch(self._client_schema)
 

@@ -469,3 +469,24 @@ def test_rowsets_on_disk_are_refused_by_name(tmp_path: Path) -> None:
     write_superblock(path, message)
     with pytest.raises(Unsupported, match="rowsets on disk"):
         Tablet.open(tmp_path / "t")
+
+
+def test_a_part_of_a_table_can_be_read_and_not_written(tmp_path: Path) -> None:
+    with Tablet.create(tmp_path / "t", small_schema()) as tablet:
+        insert(tablet, (1, "a"))
+        path = tmp_path / "t" / "tablet-meta" / tablet.tablet_id
+    message = read_superblock(path).message
+    message.partition.partition_key_end = b"\x80\0\0\0\0\0\0\5"
+    write_superblock(path, message)
+    with Tablet.open(tmp_path / "t") as tablet:
+        assert ids(tablet) == [1]
+        session = tablet.new_session()
+        with pytest.raises(Unsupported, match="part of its table"):
+            session.apply(session.new_insert({"id": 2}))
+
+
+def test_batches_of_tuples_come_from_an_iterator(tablet: Tablet) -> None:
+    insert(tablet, *((key,) for key in range(5)))
+    scanner = tablet.scanner().set_batch_rows(2).set_projected_column_names(["id"])
+    assert [[row[0] for row in batch] for batch in scanner.xbatches()] == [[0, 1], [2, 3], [4]]
+    assert "id" in repr(scanner) and "open" in repr(scanner)

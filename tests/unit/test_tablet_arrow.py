@@ -105,9 +105,9 @@ def test_many_batches_stay_in_order(tablet: Tablet) -> None:
     assert tablet.insert_arrow(data) == count
     assert tablet.log.last.index > 5
     again = data.set_column(1, "c_string", pa.array(["new"] * count))
-    assert tablet.apply_arrow(again, "update") == count
+    assert tablet.apply_arrow(again, "update").rows == count
     assert set(pa.table(tablet.scanner().to_arrow())["c_string"].to_pylist()) == {"new"}
-    assert tablet.apply_arrow(data.select(["k"]).slice(1), "delete") == count - 1
+    assert tablet.apply_arrow(data.select(["k"]).slice(1), "delete").rows == count - 1
     assert tablet.count() == 1
 
 
@@ -118,7 +118,11 @@ def test_refused_rows_are_counted_and_named(tablet: Tablet) -> None:
     assert raised.value.count == 2 and len(raised.value.errors) == 1
     assert isinstance(raised.value.errors[0], RowExists) and raised.value.errors[0].key == {"k": 5}
     assert tablet.count() == 10
-    assert tablet.apply_arrow(table(k=list(range(10))), "insert_ignore") == 10
+    assert tablet.apply_arrow(table(k=list(range(10))), "insert_ignore").rows == 10
+    report = tablet.apply_arrow(table(k=[3, 33]), "insert", on_error="collect")
+    assert (report.rows, report.refused, [error.key for error in report.errors]) == (1, 1, [{"k": 3}])
+    with pytest.raises(InvalidArgument):
+        tablet.apply_arrow(table(k=[1]), on_error="ignore")     # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("data", "words"), [
