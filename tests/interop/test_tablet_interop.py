@@ -10,6 +10,7 @@ from pathlib import Path
 
 import oracle
 import pytest
+from tablet_model import Model, model_schema, random_operation, write_batch
 
 import kudu_storage.client as kudu_client
 from kudu_storage import Tablet
@@ -116,6 +117,26 @@ def test_the_real_checksum_of_our_tablet_is_ours(kudu: oracle.KuduBinaries, tmp_
         checksum = tablet.checksum()
     with oracle.cluster_on_replica(kudu, root, tmp_path / "c") as cluster:
         assert list(cluster.checksums().values()) == [checksum]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_real_server_decides_each_row_of_uncommitted_operations_as_we_do(seed: int, kudu: oracle.KuduBinaries,
+                                                                          tmp_path: Path) -> None:
+    """No COMMIT of ours is there to follow: the server works out every operation itself."""
+    rng = random.Random(seed)
+    model = Model()
+    root = tmp_path / "ours" / "fs"
+    with Tablet.create(root, model_schema()) as tablet:
+        write_batch(tablet, model, [random_operation(rng) for _ in range(30)])
+        tablet._port.commit = lambda message: None      # type: ignore[method-assign]
+        for _ in range(60):
+            write_batch(tablet, model, [random_operation(rng) for _ in range(rng.randrange(1, 60))])
+        checksum = tablet.checksum()
+    with oracle.cluster_on_replica(kudu, root, tmp_path / "c") as cluster:
+        assert list(cluster.checksums().values()) == [checksum]
+    with Tablet.open(root) as tablet:
+        assert tablet.scanner().open().read_all_tuples() == model.sorted()
+        assert tablet.checksum() == checksum
 
 
 def test_a_tablet_of_a_real_server_goes_on_here_and_there(kudu: oracle.KuduBinaries, tmp_path: Path) -> None:
