@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
-import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,7 +107,7 @@ def _server_uuid(uuid: str | None) -> str:
 
 
 def _stamp() -> str:
-    return f"Formatted at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} on {socket.gethostname() or '<unknown host>'}"
+    return f"Formatted at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} on {platform.node() or '<unknown host>'}"
 
 
 # -- whose it is -------------------------------------------------------------------------------------------------------

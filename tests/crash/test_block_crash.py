@@ -47,7 +47,28 @@ def deleting_run(script: BlockScript) -> None:
     script.create(800)
 
 
-RUNS = {"creating": creating_run, "deleting": deleting_run}
+def rewriting_run(script: BlockScript) -> None:
+    """Full containers that are rewritten, and appended to afterwards."""
+    ids = script.create(*[10] * 14)
+    script.delete(*ids[:8])
+    script.delete(ids[9])
+    script.delete(*ids[10:12])
+    script.reopen()
+    script.delete(ids[13])
+    script.create(100)
+
+
+def full_run(script: BlockScript) -> None:
+    """The disk is full now and then, behind a part of the bytes or of the records: others take the same place."""
+    script.create(100)
+    for partial in (0, 60, 200):
+        script.refused("write", 4, 10, 20, 30, partial=partial)     # the records
+        script.create(300, 5)
+    script.refused("write", 2, 10, 5000, partial=100)
+    script.create(5000)
+
+
+RUNS = {"creating": creating_run, "deleting": deleting_run, "rewriting": rewriting_run}
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -93,13 +114,21 @@ def crash_everywhere(script: BlockScript, start: dict[str, bytes], counts: Count
 
 
 @pytest.mark.parametrize("kind", ["log", "file"])
-@pytest.mark.parametrize("run", list(RUNS))
+@pytest.mark.parametrize("run", ["creating", "deleting", "rewriting"])
 def test_blocks_are_whole_or_are_not_after_a_crash_at_any_call(run: str, kind: str, tmp_path: Path,
                                                               counts: Counts) -> None:
     (root,) = data_roots(tmp_path, kind)
     start = files_below(root / "data")
     script = BlockScript(root)
     RUNS[run](script)
+    crash_everywhere(script, start, counts, 10)
+
+
+def test_what_was_refused_for_want_of_space_never_comes_back_with_other_bytes(tmp_path: Path, counts: Counts) -> None:
+    (root,) = data_roots(tmp_path)
+    start = files_below(root / "data")
+    script = BlockScript(root)
+    full_run(script)
     crash_everywhere(script, start, counts, 10)
 
 

@@ -1,4 +1,4 @@
-"""Every file call of a scripted run over a block store fails once: errors are typed, nothing durable is lost or leaks."""
+"""Each file call of a run over a block store fails once: errors are typed, nothing durable is lost, or leaks."""
 from __future__ import annotations
 
 import errno
@@ -57,7 +57,7 @@ class Trial:
         raise self.failures[-1]
 
     def _note_failed_directory(self) -> None:
-        """A call whose failure changes nothing for its caller fails the directory all the same, if it was the disk's."""
+        """Also where a failure changes nothing for the caller, a failing disk fails the directory."""
         assert self.manager is not None
         self.failures += (directory.failure for directory in self.manager.directories.all if directory.failure)
 

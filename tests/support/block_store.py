@@ -1,13 +1,14 @@
 """Block stores for tests: data directories, blocks with known bytes, a script whose promises a crash is judged by."""
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kudu_storage._native.disk import Disk, RecordingDisk
-from kudu_storage.errors import KuduStorageError, NoSuchBlock
+from kudu_storage.errors import KuduStorageError, NoSpace, NoSuchBlock
 from kudu_storage.fs.blocks import BlockOptions, open_block_manager
 from kudu_storage.fs.blocks.directories import create_directories
 from kudu_storage.fs.blocks.file_manager import FileBlockManager
@@ -95,6 +96,18 @@ class BlockScript:
                 self.durable.update(block.id for block in blocks)
         self.note()
         return [block.id for block in blocks]
+
+    def refused(self, call: str, attempt: int, *sizes: int, partial: int = 0) -> None:
+        """Blocks for which there is no space: the attempt-th call of a kind says so, after a part was written."""
+        self.disk.fail(call, attempt, errno.ENOSPC, partial=partial)
+        try:
+            self.create(*sizes)
+        except NoSpace:
+            self.note()
+        else:
+            raise AssertionError("nothing was refused")
+        finally:
+            self.disk.fail(call, 0, 0)
 
     @staticmethod
     def _fill(block: object, size: int, parts: int) -> None:

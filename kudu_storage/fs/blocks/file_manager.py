@@ -112,7 +112,9 @@ class FileBlockManager:
         self.report = FsReport(data_dirs=[str(directory.path) for directory in directories.all])
         self._random = random.SystemRandom()
         self._lock = Lock()
-        self._unsynced: set[str] = set()        # folders with new folders in them; under _lock
+        # Folders below `data` whose names are durable: those that we synced. A killed process may have made others.
+        # Replaced under _lock, read by all.
+        self._durable_folders: frozenset[str] = frozenset()
         self._closed = False
 
     @classmethod
@@ -125,14 +127,13 @@ class FileBlockManager:
         return manager
 
     def _clean(self, directory: DataDirectory) -> None:
-        """Remove blocks that were being written, and make durable what a killed process may have left in memory."""
+        """Remove blocks that were being written."""
         disk = self.directories.disk
         try:
             for folder, _, names in os.walk(directory.path, onerror=_raise):
                 for name in names:
                     if TEMPORARY_INFIX in name:
                         disk.unlink(os.path.join(folder, name))
-                disk.sync_dir(folder)
         except OSError as error:
             directory.judge(error)      # notes a failed directory; what else went wrong only costs space
 
@@ -160,20 +161,18 @@ class FileBlockManager:
                 continue
             temporary = f"{path}{TEMPORARY_INFIX}.{secrets.token_hex(3)}"
             try:
-                self._make_folders(directory, os.path.dirname(path))
+                self._make_folders(os.path.dirname(path))
                 fd = self.directories.disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             except DiskError as error:
                 raise directory.judge(error) from error
             return FileWritableBlock(self, directory, block_id, fd, temporary)
 
-    def _make_folders(self, directory: DataDirectory, folder: str) -> None:
+    def _make_folders(self, folder: str) -> None:
         missing = []
         while not os.path.isdir(folder):
             missing.append(folder)
             folder = os.path.dirname(folder)
         for path in reversed(missing):
-            with self._lock:
-                self._unsynced.add(os.path.dirname(path))
             try:
                 self.directories.disk.make_dir(path)
             except DiskError as error:
@@ -202,20 +201,20 @@ class FileBlockManager:
             block.committed()
 
     def _sync_folders(self, blocks: list[FileWritableBlock]) -> None:
-        """The names of blocks, and of the folders above that may be new (F3)."""
-        done: set[str] = set()
+        """The names of blocks, and of the folders above that nobody has seen durable yet (F3)."""
+        wanted: dict[str, DataDirectory] = {}
+        new: set[str] = set()
         for block in blocks:
             folder, top = os.path.dirname(block.path), str(block.directory.path)
-            while folder not in done:
-                with self._lock:
-                    new = folder in self._unsynced
-                if new or folder == os.path.dirname(block.path):
-                    self._judged(block.directory, "sync_dir", folder)
-                done.add(folder)
-                if folder == top:
-                    break
+            wanted[folder] = block.directory
+            while folder != top and folder not in self._durable_folders:
+                new.add(folder)
                 folder = os.path.dirname(folder)
-        # A folder made meanwhile stays noted: its maker syncs it.
+                wanted[folder] = block.directory
+        for folder, directory in wanted.items():
+            self._judged(directory, "sync_dir", folder)
+        with self._lock:
+            self._durable_folders = self._durable_folders | new
 
     def open_block(self, block_id: int) -> ReadableBlock:
         self._check_open()

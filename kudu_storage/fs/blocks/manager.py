@@ -164,7 +164,10 @@ class BlockManager(Protocol):
         """Take a directory out of use because of an error seen elsewhere. Returns what to raise for it."""
 
     def close(self) -> None:
-        """Let go of locks and files. Open blocks stay readable; writable ones that are not committed are lost."""
+        """Let go of locks and files. Writable blocks that are not committed are lost.
+
+        Open blocks stay readable, unless whoever opens the directories next deletes them.
+        """
 
 
 class BlockTransaction:
