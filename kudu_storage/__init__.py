@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kudu_storage._native.log_cache import LogCache
+    from kudu_storage.bootstrap.embedded import Tablet
     from kudu_storage.wal.log import Log
 
 __version__ = "0.1.0"
-__all__ = ["Log", "LogCache", "__version__"]
+__all__ = ["Log", "LogCache", "Tablet", "__version__"]
 
-_LAZY = {"Log": "kudu_storage.wal.log", "LogCache": "kudu_storage._native.log_cache"}
+_LAZY = {"Log": "kudu_storage.wal.log", "LogCache": "kudu_storage._native.log_cache",
+         "Tablet": "kudu_storage.bootstrap.embedded"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ The text of every error says what happened, where, what is intact, and what to d
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 Fault = Literal["ours", "caller", "peer", "disk"]
@@ -300,6 +301,99 @@ class WaitTimeout(LogError, TimeoutError):
 
     def __str__(self) -> str:
         return KuduStorageError.__str__(self)
+
+
+# -- the tablet --------------------------------------------------------------------------------------------------------
+class TabletError(KuduStorageError):
+    """Base of what a tablet says about itself."""
+
+    kind = "tablet"
+    fault: ClassVar[Fault] = "caller"
+
+
+class TabletClosed(TabletError, ValueError):
+    """The tablet was closed, or belongs to another process (it was opened before a fork)."""
+
+    kind = "tablet_closed"
+
+
+class TabletFailed(TabletError, OSError):
+    """An operation that is in the log could not be applied: what is in memory is not trusted. Open the tablet again."""
+
+    kind = "tablet_failed"
+    fault = "disk"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class SessionFull(TabletError):
+    """A session holds as many operations as it may. Flush it. The operation of this call was not taken."""
+
+    kind = "session_full"
+    retry = True
+
+
+class RowError(TabletError):
+    """One row operation was refused; the others of its batch stand.
+
+    Args:
+        operation: what was asked for: "insert", "update", ...
+        key: the row's key, by column; None where it has no whole one.
+        reason: why.
+    """
+
+    kind = "row"
+
+    def __init__(self, operation: str, key: dict[str, object] | None, reason: str) -> None:
+        self.operation = operation
+        self.key = key
+        self.reason = reason
+        super().__init__(f"{operation} of row {key}: {reason}" if key is not None else f"{operation}: {reason}")
+
+
+class RowExists(RowError):
+    """An insert of a key that is there."""
+
+    kind = "row_exists"
+
+
+class RowNotFound(RowError, LookupError):
+    """An update or delete of a key that is not there."""
+
+    kind = "row_not_found"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class RowImmutable(RowError):
+    """A change of a column that cannot be changed."""
+
+    kind = "row_immutable"
+
+
+class RowInvalid(RowError, ValueError):
+    """An operation that no row could make valid: a key column or a required one without a value, a key too long."""
+
+    kind = "row_invalid"
+
+
+class RowErrors(TabletError):
+    """Some operations of a flush were refused; all the others stand.
+
+    Args:
+        errors: of the rows, as many as were kept.
+        count: how many there were.
+    """
+
+    kind = "row_errors"
+
+    def __init__(self, errors: Sequence[RowError], count: int) -> None:
+        self.errors = tuple(errors)
+        self.count = count
+        first = f"; the first: {errors[0]}" if errors else ""
+        super().__init__(f"{count} row operations were refused{first}")
 
 
 # -- our fault ---------------------------------------------------------------------------------------------------------

@@ -47,3 +47,10 @@ cdef class ColumnBlock:
 
     @staticmethod
     cdef ColumnBlock wrap(BlockBuffers* buffers, object schema)   # takes over the caller's reference
+
+# A Python value as the cell it is stored as; InvalidArgument names column and row. An integer's width is for the caller.
+cdef object stored_integer(object schema, int64_t row, object value)
+cdef bytes stored_bytes(object schema, int64_t row, object value)
+cdef bytes stored_float(object schema, int64_t row, object value)
+# A cell that is not NULL as a Python value, as to_tuples() gives it. `kind`: the name of the column's type.
+cdef object value_at(const ColumnBuffers* column, int64_t row, str kind, object schema)

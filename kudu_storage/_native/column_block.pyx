@@ -201,28 +201,32 @@ cdef object date_at(const ColumnBuffers* column, int64_t row, object name):
                           advice="the Arrow or JSONL output, which keep the number") from None
 
 
+cdef object value_at(const ColumnBuffers* column, int64_t row, str kind, object schema):
+    """A cell that is not NULL as a Python value. `kind`: the name of the column's type."""
+    if column.kind == KIND_BINARY:
+        return cell_bytes(column, row) if kind == "BINARY" else text_at(column, row)
+    if kind == "BOOL":
+        return column.values[row] != 0
+    if kind == "FLOAT" or kind == "DOUBLE":
+        return float_at(column, row)
+    if kind == "UNIXTIME_MICROS":
+        return datetime_at(column, row, schema.name)
+    if kind == "DATE":
+        return date_at(column, row, schema.name)
+    if kind.startswith("DECIMAL"):
+        return decimal.Decimal(integer_at(column, row)).scaleb(-schema.scale, context=_EXACT)
+    return integer_at(column, row)
+
+
 cdef list column_values(const ColumnBuffers* column, int64_t row_count, object schema):
     """All cells of one column as Python values."""
     cdef int64_t row
     cdef str kind = schema.type.name
     cdef list values = [None] * row_count
+    cdef bint is_integer = kind in ("INT8", "INT16", "INT32", "INT64")
     for row in range(row_count):
-        if is_null(column, row):
-            continue
-        if column.kind == KIND_BINARY:
-            values[row] = cell_bytes(column, row) if kind == "BINARY" else text_at(column, row)
-        elif kind == "BOOL":
-            values[row] = column.values[row] != 0
-        elif kind == "FLOAT" or kind == "DOUBLE":
-            values[row] = float_at(column, row)
-        elif kind == "UNIXTIME_MICROS":
-            values[row] = datetime_at(column, row, schema.name)
-        elif kind == "DATE":
-            values[row] = date_at(column, row, schema.name)
-        elif schema.type.is_decimal:
-            values[row] = decimal.Decimal(integer_at(column, row)).scaleb(-schema.scale, context=_EXACT)
-        else:
-            values[row] = integer_at(column, row)
+        if not is_null(column, row):
+            values[row] = integer_at(column, row) if is_integer else value_at(column, row, kind, schema)
     return values
 
 
@@ -281,7 +285,7 @@ cdef bytes stored_bytes(object schema, int64_t row, object value):
         raise refuse(schema, row, value, "cannot be encoded as UTF-8") from None
 
 
-cdef int put_float(ColumnBuffers* column, int64_t row, object schema, object value) except -1:
+cdef bytes stored_float(object schema, int64_t row, object value):
     cdef double number
     cdef float single
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -290,20 +294,20 @@ cdef int put_float(ColumnBuffers* column, int64_t row, object schema, object val
         number = value
     except OverflowError:
         raise refuse(schema, row, value, "is out of range") from None
-    if column.width == 8:
-        memcpy(column.values + row * 8, &number, 8)
-        return 0
+    if schema.type.width_bytes == 8:
+        return PyBytes_FromStringAndSize(<const char*> &number, 8)
     single = <float> number
     if single - single != 0 and number - number == 0:   # became infinite
         raise refuse(schema, row, value, "is out of range")
-    memcpy(column.values + row * 4, &single, 4)
-    return 0
+    return PyBytes_FromStringAndSize(<const char*> &single, 4)
 
 
 cdef int put_fixed(ColumnBuffers* column, int64_t row, object schema, object value) except -1:
     cdef bytes cell
     if schema.type.name == "FLOAT" or schema.type.name == "DOUBLE":
-        return put_float(column, row, schema, value)
+        cell = stored_float(schema, row, value)
+        memcpy(column.values + row * column.width, PyBytes_AS_STRING(cell), column.width)
+        return 0
     number = stored_integer(schema, row, value)
     try:
         cell = number.to_bytes(column.width, "little", signed=True)

@@ -180,7 +180,9 @@ cdef class Replayer:
     cdef int64_t highest_buffered       # highest index with a COMMIT among those pending
     cdef int64_t last_term
     cdef int64_t last_index
-    cdef uint64_t last_timestamp
+    cdef uint64_t last_seen_timestamp
+    cdef uint64_t highest_applied_timestamp
+    cdef int64_t highest_memrowset
     cdef int64_t applied_index
     cdef int64_t applied_term
     cdef ProblemCode problem_code
@@ -214,6 +216,7 @@ cdef class Replayer:
         if self.ring == NULL:
             raise MemoryError()
         self.first_index = -1
+        self.highest_memrowset = -1
         self.min_index = -1
         self.max_index = -1
         self.applied_index = 0
@@ -410,6 +413,38 @@ cdef class Replayer:
             found.append((op.term, index, op.op_type, bool(op.committed), op.segment, op.file_offset))
         return found
 
+    def pending_operations(self):
+        """(term, index, op_type, timestamp, request, result) of the pending operations, in order. `request` is None
+        when it has none or was left in its segment, `result` when the operation has no COMMIT."""
+        cdef int64_t index
+        cdef PendingOp* op
+        found = []
+        for index in range(self.first_pending, self.next_index):
+            op = self._slot(index)
+            request = None if op.request.data == NULL else PyBytes_FromStringAndSize(<const char*> op.request.data,
+                                                                                     op.request.size)
+            result = None
+            if op.committed:
+                result = b"" if op.result.data == NULL else PyBytes_FromStringAndSize(<const char*> op.result.data,
+                                                                                      op.result.size)
+            found.append((op.term, index, op.op_type, op.timestamp, request, result))
+        return found
+
+    @property
+    def last_timestamp(self):
+        """That of the last REPLICATE, or 0."""
+        return self.last_seen_timestamp
+
+    @property
+    def applied_timestamp(self):
+        """The highest one of an operation applied, or 0."""
+        return self.highest_applied_timestamp
+
+    @property
+    def highest_memrowset_id(self):
+        """The highest id of a MemRowSet that a COMMIT applied so far names, or -1."""
+        return self.highest_memrowset
+
     def check(self):
         """Derive P1 and P2 afresh. Raises InternalError."""
         cdef int64_t index
@@ -469,6 +504,7 @@ cdef void _pop_front(Replayer self) noexcept nogil:
     cdef PendingOp* op = self._slot(self.first_pending)
     self.applied_index = self.first_pending
     self.applied_term = op.term
+    self.highest_applied_timestamp = max(self.highest_applied_timestamp, op.timestamp)
     self.counters.ops_applied += 1
     _release(self, op)
     self.head = (self.head + 1) & self.mask
@@ -604,7 +640,7 @@ cdef int _take_entry(Replayer self, const LogEntry* entry) noexcept nogil:
             self.max_index = entry.index
         self.last_term = entry.term
         self.last_index = entry.index
-        self.last_timestamp = entry.timestamp
+        self.last_seen_timestamp = max(self.last_seen_timestamp, entry.timestamp)
         if self.problem_code == PROBLEM_NONE:
             return _take_replicate(self, entry, offset)
     else:
@@ -716,6 +752,7 @@ cdef int _read_store(Replayer self, Slice message, bint* active) noexcept nogil:
         elif field.number == 3:
             delta_store = <int64_t> field.value
     if memrowset >= 0:
+        self.highest_memrowset = max(self.highest_memrowset, memrowset)
         active[0] |= memrowset > self.last_durable_mrs_id
         return 0
     for i in range(self.rowset_count):

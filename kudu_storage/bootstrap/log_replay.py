@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kudu_storage._native.memrowset import MemRowSet
 from kudu_storage._native.row_layout import Projection, RowLayout
@@ -26,14 +26,17 @@ from kudu_storage.bootstrap.replay_problems import replay_problem
 from kudu_storage.bootstrap.report import ReplayReport, SegmentOps
 from kudu_storage.bootstrap.schema_evidence import Choice, HeaderSchema, choose_initial, doubts
 from kudu_storage.bootstrap.segment_feed import ScannedSegment, SegmentFeed
+from kudu_storage.common.limits import PENDING_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import (
     BadFormat,
     BlankSegment,
+    CorruptionError,
     InternalError,
     InvalidArgument,
     KuduStorageError,
+    MissingOperations,
     NotFound,
     SchemaUntrusted,
 )
@@ -47,6 +50,8 @@ from kudu_storage.wal.sequence import tablet_problems, trusted_run
 
 if TYPE_CHECKING:
     pass
+
+_ERRORS = {error.kind: error for error in CorruptionError.__subclasses__()}
 
 # Called after each chunk with (bytes read, bytes in all, row operations applied).
 Progress = Callable[[int, int, int], None]
@@ -100,6 +105,39 @@ def replay_files(files: TabletFiles, *, at: int | None = None, include_pending: 
     return Replay(tablet, report)
 
 
+@dataclass(frozen=True, slots=True)
+class RecoveredRows:
+    """A tablet's rows as its log leaves them, to be written on."""
+
+    rows: MemRowSet
+    layout: RowLayout
+    schema_version: int
+    pending: tuple[PendingOperation, ...]
+    last_timestamp: int             # of the log's last operation
+    applied_timestamp: int          # the highest one applied; 0: none
+    memrowset_id: int               # the highest that a COMMIT names; -1: none
+    report: ReplayReport
+
+
+class PendingOperation(NamedTuple):
+    """An operation that is in the log and not applied. `result`: the TxResultPB of its COMMIT, None: it has none."""
+
+    term: int
+    index: int      # type: ignore[assignment]      # hides tuple.index
+    op_type: int
+    timestamp: int
+    request: bytes | None
+    result: bytes | None
+
+
+def recover_rows(files: TabletFiles) -> RecoveredRows:
+    """Rebuild the rows of a tablet all of whose rows are in its log, so that it can go on from there.
+
+    Raises the typed error of the first problem that a log which is whole and untouched cannot have.
+    """
+    return _Run(files, load_metadata(files), None).recover()
+
+
 # -- one replay --------------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class _Schemas:
@@ -119,6 +157,7 @@ class _Run:
         self._segments: list[Segment] = []
         self._replayer: Replayer | None = None
         self._rows = MemRowSet()
+        self._pending_bytes_max = PENDING_BYTES_MAX
         self._layout: RowLayout | None = None
         self._first_layout: RowLayout | None = None
         self._schemas: _Schemas | None = None
@@ -138,6 +177,34 @@ class _Run:
         finally:
             for segment in self._segments:
                 segment.close()
+
+    def recover(self) -> RecoveredRows:
+        self._pending_bytes_max = 1 << 40       # each is needed, and its log's queue was bounded
+        try:
+            self._open_segments()
+            if self._choose_schema():
+                self._read_all()
+        finally:
+            for segment in self._segments:
+                segment.close()
+        replayer, layout, schemas = self._replayer, self._layout, self._schemas
+        self._refuse_problems()
+        if replayer is None or layout is None or schemas is None:
+            raise InternalError("a log without problems has no rows")
+        if replayer.starts_at not in (None, 1):
+            raise MissingOperations(f"the log starts at index {replayer.starts_at}, and nothing is flushed",
+                                    path=str(self._files.wal_dir))
+        pending = tuple(PendingOperation(*operation) for operation in replayer.pending_operations())
+        return RecoveredRows(self._rows, layout, schemas.version, pending, replayer.last_timestamp,
+                             replayer.applied_timestamp, replayer.highest_memrowset_id, self.report)
+
+    def _refuse_problems(self) -> None:
+        """A torn tail is what a crash leaves; all else is for a person to look at."""
+        problem = next((p for p in self.report.problems if p.kind != "torn_tail"), None)
+        if problem is not None:
+            kind = _ERRORS.get(problem.kind, CorruptionError)
+            raise kind(problem.detail, path=str(self._files.wal_dir), segment=problem.segment, offset=problem.offset,
+                       advice=problem.advice or "kudu-storage replay shows what can be recovered")
 
     # -- before the log ------------------------------------------------------------------------------------------------
     def _describe_metadata(self) -> None:
@@ -232,7 +299,7 @@ class _Run:
         self._rows.add_layout(self._layout)
         self._schemas = _Schemas(choice, choice.version)
         self._replayer = Replayer(
-            self._rows, self._layout,
+            self._rows, self._layout, pending_bytes_max=self._pending_bytes_max,
             last_durable_mrs_id=None if superblock is None else superblock.last_durable_mrs_id,
             rowsets=[] if superblock is None else [(r.id, r.last_durable_dms_id) for r in superblock.rowsets])
         return True

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from kudu_storage._native.disk import Disk
 from kudu_storage.errors import BadFormat
 from kudu_storage.fs.pb_container import as_text, read_single, write_single
 from kudu_storage.protos import enum_name, message_class
@@ -77,6 +78,6 @@ def _peer(peer: Any) -> Peer:
     )
 
 
-def write_consensus_metadata(path: str | os.PathLike[str], message: Any) -> None:
+def write_consensus_metadata(path: str | os.PathLike[str], message: Any, *, disk: Disk | None = None) -> None:
     """Replace the file durably by a kudu.consensus.ConsensusMetadataPB. Raises DiskError or InvalidArgument."""
-    write_single(path, message)
+    write_single(path, message, disk=disk)

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from kudu_storage._native.disk import Disk
 from kudu_storage.common.partition import Partition, PartitionSchema
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import BadFormat, CorruptionError, Unsupported
@@ -85,6 +86,6 @@ def from_message(message: Any, path: str | None = None) -> Superblock:
     )
 
 
-def write_superblock(path: str | os.PathLike[str], message: Any) -> None:
+def write_superblock(path: str | os.PathLike[str], message: Any, *, disk: Disk | None = None) -> None:
     """Replace the file durably by a kudu.tablet.TabletSuperBlockPB. Raises DiskError or InvalidArgument."""
-    write_single(path, message)
+    write_single(path, message, disk=disk)

@@ -1,0 +1,53 @@
+"""What a tablet needs of its log, as protocols: `tablet` and `wal` do not know each other; whoever embeds both wires
+them.
+
+ K1  Tokens are acknowledged in the order of appending. A token that fails for want of space takes all behind it
+     along, and their indexes are given again.
+ K2  replicate() never waits for the disk; commit() may, for room in the queue.
+"""
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Protocol
+
+from kudu_storage.common.opid import OpId
+
+
+class Token(Protocol):
+    """An operation's way into the log."""
+
+    @property
+    def done(self) -> bool:
+        """Acknowledged: durable as the log's durability says. Raises what wait() would."""
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Until acknowledged. Raises WaitTimeout, NoSpace (it is not in the log), LogPoisoned (nobody knows)."""
+
+    def __await__(self) -> Generator[Any, None, Any]: ...
+
+
+class LogSink(Protocol):
+    """Where a tablet's operations go. replicate() is called by one thread at a time, in OpId order."""
+
+    def lead(self) -> int:
+        """Become the leader of a new term, durably; that term. Before the first operation, and once."""
+
+    def next_index(self) -> int: ...
+
+    def replicate(self, message: bytes) -> Token | None:
+        """Queue a ReplicateMsg. None: its index is not the next one any more (indexes were taken back).
+
+        Raises LogBackpressure (nothing was queued), LogPoisoned, LogClosed.
+        """
+
+    def commit(self, message: bytes) -> None:
+        """Queue a CommitMsg; nobody waits for it."""
+
+    def anchor(self, index: int, owner: str) -> None:
+        """Keep the log from `index` on for `owner`, in place of what it held before."""
+
+    def durable(self) -> OpId: ...
+
+    def stats(self) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...

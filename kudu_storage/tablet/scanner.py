@@ -1,0 +1,278 @@
+"""Scans of one tablet, with kudu-python's names.
+
+    t.scanner().add_predicate(t["id"] >= 10).set_projected_column_names(["id", "v"]).open().read_all_tuples()
+
+ S1  View and snapshot are taken once, in open(), and held to the end of the scan.
+ S2  Rows come by primary key, whatever is asked for: one MemRowSet is in order. set_fault_tolerant() and ordered()
+     make that a promise for the time when rows lie in several rowsets.
+One thread uses a scanner; any number of scanners may run.
+"""
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from kudu_storage._native.block_filter import BlockFilter
+from kudu_storage._native.column_block import ColumnBlock
+from kudu_storage._native.memrowset import RowScan
+from kudu_storage._native.mvcc import Snapshot
+from kudu_storage._native.row_layout import RowLayout
+from kudu_storage.common.hybrid_time import from_micros
+from kudu_storage.common.schema import Schema
+from kudu_storage.errors import InvalidArgument
+from kudu_storage.tablet.predicates import Predicate, key_bounds
+from kudu_storage.tablet.result import ScanResult, pandas_frame, polars_frame
+from kudu_storage.tablet.store import TabletStore
+from kudu_storage.tablet.view import View
+
+BATCH_ROWS = 4096
+READ_MODES = ("latest", "snapshot", "read_your_writes")
+
+
+class Scanner:
+    """A scan being described; open() fixes what it sees."""
+
+    def __init__(self, store: TabletStore, timeout: float | None = None) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._predicates: list[Predicate] = []
+        self._names: list[str] | None = None
+        self._limit: int | None = None
+        self._mode = "latest"
+        self._at: int | None = None
+        self._batch_rows = BATCH_ROWS
+        self._blocks: Iterator[ColumnBlock] | None = None
+        self._schema: Schema | None = None
+        self._ahead: ColumnBlock | None = None
+
+    # -- what is wanted ------------------------------------------------------------------------------------------------
+    def add_predicate(self, predicate: Predicate) -> Scanner:
+        """All predicates added must hold."""
+        self._require_not_open()
+        if not isinstance(predicate, Predicate):
+            raise InvalidArgument(f"{predicate!r} is no predicate", advice="t['column'] >= value, and the like")
+        self._position(predicate.column)
+        self._predicates.append(predicate)
+        return self
+
+    def add_predicates(self, predicates: Iterable[Predicate]) -> Scanner:
+        for predicate in predicates:
+            self.add_predicate(predicate)
+        return self
+
+    def set_projected_column_names(self, names: Sequence[str]) -> Scanner:
+        """Only these columns, in this order."""
+        self._require_not_open()
+        if isinstance(names, str):
+            names = [names]
+        for name in names:
+            self._position(name)
+        if len(set(names)) != len(names):
+            raise InvalidArgument("a column is asked for twice")
+        self._names = list(names)
+        return self
+
+    def set_projected_column_indexes(self, indexes: Sequence[int]) -> Scanner:
+        names = self._store.schema.names
+        try:
+            return self.set_projected_column_names([names[i] for i in indexes])
+        except IndexError:
+            raise InvalidArgument(f"a column index is outside of 0 to {len(names) - 1}") from None
+
+    def set_limit(self, limit: int) -> Scanner:
+        """At most so many rows."""
+        self._require_not_open()
+        if limit < 0:
+            raise InvalidArgument(f"a limit of {limit} rows")
+        self._limit = limit
+        return self
+
+    limit = set_limit
+
+    def set_batch_rows(self, rows: int) -> Scanner:
+        """Rows in a batch, at most."""
+        self._require_not_open()
+        if rows < 1:
+            raise InvalidArgument(f"batches of {rows} rows")
+        self._batch_rows = rows
+        return self
+
+    def set_read_mode(self, mode: Literal["latest", "snapshot", "read_your_writes"]) -> Scanner:
+        """"latest": what is applied; "snapshot": at set_snapshot()'s time, or now; "read_your_writes": as of now."""
+        self._require_not_open()
+        if mode not in READ_MODES:
+            raise InvalidArgument(f"there is no read mode {mode!r}", advice=", ".join(READ_MODES))
+        self._mode = mode
+        return self
+
+    def set_snapshot(self, at: int | datetime.datetime) -> Scanner:
+        """A hybrid time, as now() gives, or a datetime with a time zone: operations before it are seen."""
+        self._require_not_open()
+        self._at = hybrid_time_of(at)
+        self._mode = "snapshot"
+        return self
+
+    def set_fault_tolerant(self, ordered: bool = True) -> Scanner:
+        """Rows by primary key (S2)."""
+        self._require_not_open()
+        return self
+
+    def ordered(self) -> Scanner:
+        """Rows by primary key (S2)."""
+        return self.set_fault_tolerant()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+    def open(self) -> Scanner:
+        """Take view and snapshot. Raises InvalidArgument for a time to come, WaitTimeout, TabletClosed."""
+        if self._blocks is None:
+            self._store.require_usable()
+            snapshot = self._snapshot()
+            view = self._store.view
+            self._schema, self._blocks = self._start(view, snapshot)
+        return self
+
+    def has_more_rows(self) -> bool:
+        self.open()
+        if self._ahead is None:
+            self._ahead = next(self._rest(), None)
+        return self._ahead is not None
+
+    def next_batch(self) -> ScanResult:
+        """The next rows. Empty at the end."""
+        block = self._ahead if self.has_more_rows() else None
+        self._ahead = None
+        return ScanResult(self.schema, [] if block is None else [block])
+
+    def read_next_batch_tuples(self) -> list[tuple[Any, ...]]:
+        return list(self.next_batch().tuples())
+
+    def read_all_tuples(self) -> list[tuple[Any, ...]]:
+        """All rows that are left, as tuples of Python values."""
+        rows: list[tuple[Any, ...]] = []
+        for block in self.blocks():
+            rows += block.to_tuples()
+        return rows
+
+    def blocks(self) -> Iterator[ColumnBlock]:
+        """All rows that are left, as column blocks."""
+        while self.has_more_rows():
+            block, self._ahead = self._ahead, None
+            assert block is not None
+            yield block
+
+    def to_arrow(self) -> ScanResult:
+        """All rows that are left: an object with num_rows that any Arrow library takes (__arrow_c_stream__)."""
+        blocks = list(self.blocks())
+        return ScanResult(self.schema, blocks)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The rows that are left, batch by batch as the consumer asks."""
+        from kudu_storage._native.arrow import ArrowStream
+
+        return ArrowStream(self.open().schema, self.blocks()).__arrow_c_stream__(requested_schema)
+
+    def to_polars(self) -> Any:
+        """A polars.DataFrame. Raises MissingExtra."""
+        return polars_frame(self.to_arrow())
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame. Raises MissingExtra."""
+        return pandas_frame(self.to_arrow())
+
+    def xbatches(self) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows that are left, a list of tuples for each batch."""
+        for block in self.blocks():
+            yield block.to_tuples()
+
+    def count(self) -> int:
+        """How many rows are left."""
+        return sum(len(block) for block in self.blocks())
+
+    @property
+    def schema(self) -> Schema:
+        """Of the rows that come out."""
+        if self._schema is not None:
+            return self._schema
+        return self._store.schema if self._names is None else self._store.schema.project(self._names)
+
+    def close(self) -> None:
+        self._blocks, self._ahead = iter(()), None
+
+    def __repr__(self) -> str:
+        state = "open" if self._blocks is not None else "not open"
+        return f"<Scanner of {', '.join(self.schema.names)}; {len(self._predicates)} predicates, {self._mode}, {state}>"
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for block in self.blocks():
+            yield from block.to_tuples()
+
+    def __enter__(self) -> Scanner:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- pieces --------------------------------------------------------------------------------------------------------
+    def _snapshot(self) -> Snapshot:
+        if self._mode == "latest":
+            return self._store.latest()
+        at = self._store.now() if self._at is None or self._mode == "read_your_writes" else self._at
+        return self._store.snapshot_at(at, self._timeout)
+
+    def _start(self, view: View, snapshot: Snapshot) -> tuple[Schema, Iterator[ColumnBlock]]:
+        schema = view.schema if self._names is None else view.schema.project(self._names)
+        read = view.schema
+        if self._names is not None:
+            more = [p.column for p in self._predicates if p.column not in self._names]
+            read = view.schema.project([*self._names, *dict.fromkeys(more)])
+        lower, upper = key_bounds(view.schema, self._predicates)
+        scan = RowScan(list(view.memrowsets), RowLayout(read), [snapshot] * len(view.memrowsets), self._batch_rows,
+                       lower=lower, upper=upper)
+        tests = [(_position(read, p.column), p.kind, p.cells) for p in self._predicates]
+        return schema, self._picked(scan, BlockFilter(read, schema, tests))
+
+    def _picked(self, scan: RowScan, chosen: BlockFilter) -> Iterator[ColumnBlock]:
+        left = self._limit
+        if left == 0:
+            return
+        for block in scan:
+            self._store.require_usable()
+            found = chosen.apply(block, left)
+            if not len(found):
+                continue
+            yield found
+            if left is not None:
+                left -= len(found)
+                if left == 0:
+                    return
+
+    def _rest(self) -> Iterator[ColumnBlock]:
+        assert self._blocks is not None
+        return self._blocks
+
+    def _position(self, name: str) -> int:
+        return _position(self._store.schema, name)
+
+    def _require_not_open(self) -> None:
+        if self._blocks is not None:
+            raise InvalidArgument("the scan is open already", advice="a new scanner()")
+
+
+def _position(schema: Schema, name: str) -> int:
+    position = schema.find(name)
+    if position is None:
+        raise InvalidArgument(f"no column named {name!r}", advice=f"one of {', '.join(schema.names)}")
+    return position
+
+
+def hybrid_time_of(at: int | datetime.datetime) -> int:
+    """A moment as hybrid time. Raises InvalidArgument."""
+    if isinstance(at, bool) or not isinstance(at, int | datetime.datetime):
+        raise InvalidArgument(f"{at!r} is no moment", advice="a hybrid time, or a datetime with a time zone")
+    if isinstance(at, int):
+        return at
+    if at.utcoffset() is None:
+        raise InvalidArgument(f"{at!r} has no time zone")
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return from_micros((at - epoch) // datetime.timedelta(microseconds=1))

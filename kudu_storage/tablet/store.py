@@ -1,0 +1,381 @@
+"""One tablet's write path and clock: operations into the log, and from there, in order, into its rows.
+
+ T1  OpId and timestamp are given in one step (`_order`), so their orders agree.
+ T2  An operation is applied once it is acknowledged, in OpId order, by whoever waits first for it or for a later one
+     (`_applying`). Its COMMIT is queued right after; nobody waits for that.
+ T3  `_applied` is the timestamp of the last operation applied: a snapshot just above it is complete, without gaps.
+ T4  A timestamp that was given out for reading is below those of all operations that come after it.
+ T5  An operation that the log has and that could not be applied fails the tablet: only opening it again tells what is
+     so.
+ T6  The view is one reference to an immutable value, replaced as a whole; readers take it once.
+Locks, from the outside in: _applying, _order. May not touch: files, the log but through ports.LogSink.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from kudu_storage._native.applier import Applier, FailedRow
+from kudu_storage._native.mvcc import Snapshot
+from kudu_storage._native.row_batch import RowBatch
+from kudu_storage._native.row_layout import Projection
+from kudu_storage.common.hybrid_time import from_micros
+from kudu_storage.common.opid import OpId
+from kudu_storage.common.schema import Schema
+from kudu_storage.common.schema_builder import without_column_ids
+from kudu_storage.errors import (
+    InvalidArgument,
+    KuduStorageError,
+    LogBackpressure,
+    LogPoisoned,
+    NoSpace,
+    TabletClosed,
+    TabletFailed,
+    Unsupported,
+)
+from kudu_storage.protos import message_class
+from kudu_storage.tablet.ports import LogSink, Token
+from kudu_storage.tablet.view import View
+
+NO_OP = 1
+# Rows refused of one operation that are remembered; a batch of 1 MiB has fewer rows than that.
+FAILURES_MAX = 100_000
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """An operation between its append and its COMMIT. `settled` is written last, by whoever holds `_applying`."""
+
+    op_id: OpId
+    timestamp: int
+    batch: RowBatch | None              # None: a NO_OP
+    token: Token
+    settled: bool = False
+    error: KuduStorageError | None = None
+    failed_count: int = 0
+    failures: list[FailedRow] = field(default_factory=list)
+
+    @property
+    def acknowledged(self) -> bool:
+        """Nobody would wait for the log, well or badly."""
+        try:
+            return self.settled or self.token.done
+        except KuduStorageError:
+            return True
+
+
+class TabletStore:
+    """Rows of one tablet, with the log below them. `Tablet` (bootstrap) opens and wires it.
+
+    Args:
+        view: with one shared MemRowSet, filled by replay.
+        sink: the log.
+        applied: timestamp of the last operation that replay applied; 0: none.
+        read_only: why new operations are refused, or None. What the log holds already is applied all the same.
+        clock: microseconds since 1970; tests have their own.
+    """
+
+    def __init__(self, tablet_id: str, view: View, sink: LogSink, *, applied: int = 0, last_timestamp: int = 0,
+                 read_only: str | None = None, clock: Any = None) -> None:
+        self.tablet_id = tablet_id
+        self._view = view
+        self._sink = sink
+        self._read_only = read_only
+        self._micros = clock or (lambda: time.time_ns() // 1000)
+        self._order = threading.Lock()
+        self._applying = threading.Lock()
+        # By OpId; appended under _order, popped under _applying and _order.
+        self._in_flight: deque[InFlight] = deque()
+        self._applied = applied
+        self._latest = Snapshot(applied + 1)            # may lag behind _applied; whoever needs it renews it
+        self._last_timestamp = max(applied, last_timestamp)
+        self._term = 0                                  # 0: not leading yet
+        self._failure: TabletFailed | None = None
+        self._closed = False
+        self._pid = os.getpid()
+        self._client_schema = without_column_ids(view.schema)
+        self._client_schema_bytes = _schema_bytes(self._client_schema)
+        self._projection = Projection(self._client_schema, view.layout)
+        self._applier = self._new_applier(view)
+        # A tablet that nobody closed lets go of its folder all the same; what is in flight is in the log.
+        self._finalizer = weakref.finalize(self, _abandon, sink, self._pid)
+
+    # -- what others ask -----------------------------------------------------------------------------------------------
+    @property
+    def schema(self) -> Schema:
+        """The tablet's schema, with column ids."""
+        return self._view.schema
+
+    @property
+    def view(self) -> View:
+        """The view as of now; one reference, which is replaced as a whole (T6)."""
+        return self._view
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def new_batch(self) -> RowBatch:
+        """An empty batch for this tablet's columns. Raises Unsupported where rows cannot be written."""
+        if self._read_only is not None:
+            raise Unsupported(self._read_only)
+        self._writer()
+        return RowBatch(self._client_schema)
+
+    def counts(self) -> dict[str, int]:
+        return {} if self._applier is None else self._applier.counts
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def applied_timestamp(self) -> int:
+        return self._applied
+
+    @property
+    def term(self) -> int:
+        return self._term
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+    def append(self, batch: RowBatch) -> InFlight:
+        """Into the log's queue, with OpId and timestamp. Nobody may add to the batch afterwards.
+
+        Raises LogBackpressure (nothing was appended), NoSpace, LogPoisoned, TabletClosed, TabletFailed.
+        """
+        self._writer()
+        with self._order:
+            self._require_usable()
+            if self._term == 0:
+                self._lead()
+            return self._append(batch)
+
+    def write(self, batch: RowBatch, timeout: float | None = None) -> InFlight:
+        """append(), waiting for room in the log's queue."""
+        while True:
+            try:
+                return self.append(batch)
+            except LogBackpressure:
+                self.wait_oldest(timeout)
+
+    def wait_oldest(self, timeout: float | None = None) -> None:
+        """Until the operation longest in flight is acknowledged, or all of the queue is written."""
+        oldest = self.oldest()
+        if oldest is None:
+            self._sink.durable()        # raises when the log is gone
+            return
+        try:
+            self.wait(oldest, timeout)
+        except NoSpace:
+            return                      # whoever sent it is told; there is room now
+
+    def oldest(self) -> InFlight | None:
+        with self._order:
+            return self._in_flight[0] if self._in_flight else None
+
+    def wait(self, operation: InFlight, timeout: float | None = None) -> InFlight:
+        """Until the operation is durable and applied.
+
+        Raises WaitTimeout (wait again: it may still be), NoSpace (it is not in the log), LogPoisoned (nobody knows),
+        TabletFailed.
+        """
+        if not operation.settled:
+            operation.token.wait(timeout)
+        return self.settle(operation)
+
+    def settle(self, operation: InFlight) -> InFlight:
+        """Apply an operation that is acknowledged, after those before it. As wait()."""
+        if not operation.settled:
+            with self._applying:
+                while not operation.settled:
+                    self._apply_front()
+        if operation.error is not None:
+            raise operation.error
+        return operation
+
+    def flush_log(self, timeout: float | None = None) -> None:
+        """Until all that was appended is durable and applied."""
+        with self._order:
+            last = self._in_flight[-1] if self._in_flight else None
+        if last is not None:
+            self.wait(last, timeout)
+
+    def _append(self, batch: RowBatch | None) -> InFlight:
+        while True:
+            op_id = OpId(self._term, self._sink.next_index())
+            timestamp = self._next_timestamp()
+            if batch is None:
+                message = no_op(op_id, timestamp)
+            else:
+                message = batch.replicate(self.tablet_id.encode(), self._client_schema_bytes, *op_id, timestamp)
+            token = self._sink.replicate(message)
+            if token is not None:
+                operation = InFlight(op_id, timestamp, batch, token)
+                self._in_flight.append(operation)
+                return operation
+
+    def _lead(self) -> None:
+        """A leader's first operation is its term's NO_OP; it commits what earlier terms left."""
+        self._term = self._sink.lead()
+        try:
+            self._append(None)
+        except BaseException:
+            self._term = 0          # a term without its NO_OP: the next one will have it
+            raise
+
+    def lead(self) -> InFlight:
+        """Become leader now; the NO_OP. For opening a log with operations that have no COMMIT."""
+        with self._order:
+            self._lead()
+            return self._in_flight[-1]
+
+    @property
+    def applier(self) -> Applier:
+        """For opening, before anybody else has the store. Raises Unsupported."""
+        return self._writer()
+
+    def note_applied(self, timestamp: int) -> None:
+        """Opening applied an operation of the log."""
+        self._applied = max(self._applied, timestamp)
+
+    # -- applying (T2): under _applying --------------------------------------------------------------------------------
+    def _apply_front(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        operation = self._in_flight[0]
+        try:
+            operation.token.wait()
+        except (NoSpace, LogPoisoned) as error:
+            operation.error = error
+        else:
+            self._apply(operation)
+        with self._order:
+            self._in_flight.popleft()
+        operation.settled = True
+
+    def _apply(self, operation: InFlight) -> None:
+        try:
+            if operation.batch is None:
+                commit = no_op_commit(operation.op_id)
+            else:
+                applier = self._writer()
+                commit = applier.apply(operation.batch, *operation.op_id, operation.timestamp)
+                operation.failed_count = applier.failed
+                if applier.failed:
+                    operation.failures = applier.take_failures()
+        except (KuduStorageError, MemoryError) as error:
+            self._failure = TabletFailed(f"operation {operation.op_id} is in the log and could not be applied: {error}",
+                                         intact="the log", advice="open the tablet again")
+            raise self._failure from error
+        self._applied = operation.timestamp
+        self._sink.commit(commit)
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+    def now(self) -> int:
+        """A hybrid time above all operations so far and below all that follow (T4)."""
+        with self._order:
+            self._require_usable()
+            return self._next_timestamp()
+
+    def _next_timestamp(self) -> int:
+        self._last_timestamp = max(from_micros(self._micros()), self._last_timestamp + 1)
+        return self._last_timestamp
+
+    def latest(self) -> Snapshot:
+        """Everything that is applied (T3)."""
+        latest = self._latest
+        if latest.all_before <= self._applied:
+            self._latest = latest = Snapshot(self._applied + 1)
+        return latest
+
+    def snapshot_at(self, timestamp: int, timeout: float | None = None) -> Snapshot:
+        """Everything below `timestamp`; waits for operations in flight there.
+
+        Raises InvalidArgument for a time to come, WaitTimeout.
+        """
+        with self._order:
+            if not 0 <= timestamp <= max(from_micros(self._micros()), self._last_timestamp):
+                raise InvalidArgument(f"a snapshot at {timestamp} lies in the future", advice="now(), or earlier")
+            self._last_timestamp = max(self._last_timestamp, timestamp)
+            below = [operation for operation in self._in_flight if operation.timestamp < timestamp]
+        if below:
+            with contextlib.suppress(NoSpace):      # it is not in the log; those before it are applied
+                self.wait(below[-1], timeout)
+        return Snapshot(timestamp)
+
+    # -- ending --------------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Apply what is in flight, queue its COMMITs, close the log. Once is enough."""
+        with self._order:
+            if self._closed:
+                return
+            self._closed = True
+        if os.getpid() != self._pid:
+            return
+        self._finalizer.detach()
+        try:
+            self._drain()
+        finally:
+            self._sink.close()
+
+    def _drain(self) -> None:
+        with self._applying:
+            while self._in_flight and self._failure is None:
+                self._apply_front()
+
+    def require_usable(self) -> None:
+        """Raises TabletClosed or TabletFailed."""
+        self._require_usable()
+
+    def _require_usable(self) -> None:
+        if self._closed or os.getpid() != self._pid:
+            raise TabletClosed("the tablet is closed" if self._closed else "the tablet was opened before a fork",
+                               advice="Tablet.open()")
+        if self._failure is not None:
+            raise self._failure
+
+    # -- pieces --------------------------------------------------------------------------------------------------------
+    def _new_applier(self, view: View) -> Applier | None:
+        try:
+            return Applier(view.memrowsets[-1], view.layout, self._projection, store_id=view.memrowset_id,
+                           failures_max=FAILURES_MAX)
+        except Unsupported:
+            return None                 # its rows can be read
+
+    def _writer(self) -> Applier:
+        if self._applier is None:
+            raise Unsupported("a tablet with an auto-incrementing column can only be read")
+        return self._applier
+
+
+def _abandon(sink: LogSink, pid: int) -> None:
+    if os.getpid() == pid:
+        with contextlib.suppress(KuduStorageError):
+            sink.close()
+
+
+# -- small messages ----------------------------------------------------------------------------------------------------
+def no_op(op_id: OpId, timestamp: int) -> bytes:
+    """The ReplicateMsg with which a term begins."""
+    message: Any = message_class("kudu.consensus.ReplicateMsg")(timestamp=timestamp, op_type=NO_OP)
+    message.id.term, message.id.index = op_id
+    message.noop_request.SetInParent()
+    return bytes(message.SerializeToString())
+
+
+def no_op_commit(op_id: OpId) -> bytes:
+    message: Any = message_class("kudu.consensus.CommitMsg")(op_type=NO_OP)
+    message.commited_op_id.term, message.commited_op_id.index = op_id
+    return bytes(message.SerializeToString())
+
+
+def _schema_bytes(schema: Schema) -> bytes:
+    message: Any = message_class("kudu.SchemaPB")()
+    schema.to_pb(message)
+    return bytes(message.SerializeToString())

@@ -1,0 +1,147 @@
+"""Writers, scans and lookups of one tablet in many threads: batches are seen whole, and snapshots never change."""
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import kudu_storage.client as kudu
+from kudu_storage import Tablet
+
+ACCOUNTS = 64
+BATCHES = 120
+
+
+def accounts() -> kudu.Schema:
+    builder = kudu.schema_builder()
+    builder.add_column("id", kudu.string, nullable=False)
+    builder.add_column("balance", kudu.int64, nullable=False)
+    builder.add_column("note", kudu.string)
+    return builder.set_primary_keys(["id"]).build()
+
+
+def name(account: int) -> str:
+    return f"account {account:05d}"
+
+
+class Bank:
+    """Threads at work on one tablet; the first failure is raised."""
+
+    def __init__(self, tablet: Tablet) -> None:
+        self.tablet = tablet
+        self.failures: list[BaseException] = []
+
+    def run(self, *works: Callable[[int], None]) -> None:
+        def guarded(work: Callable[[int], None], number: int) -> None:
+            try:
+                work(number)
+            except BaseException as error:
+                self.failures.append(error)
+
+        threads = [threading.Thread(target=guarded, args=(work, number)) for number, work in enumerate(works)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.failures:
+            raise self.failures[0]
+
+    def write(self, number: int) -> None:
+        rng = random.Random(number)
+        session = self.tablet.new_session(flush_mode=("manual", "background")[number % 2], flush_interval=0.001)
+        try:
+            for _ in range(BATCHES):
+                for account in rng.sample(range(ACCOUNTS * 8), rng.randrange(2, 20)):
+                    session.apply(session.new_upsert((name(account), number, "x" * rng.randrange(60))))
+                if rng.random() < 0.5:
+                    session.flush()
+        finally:
+            session.close()
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Bank:
+    return Bank(Tablet.create(tmp_path / "t", accounts(), durability="os", segment_size="64KiB"))
+
+
+def test_scans_see_batches_whole_and_snapshots_that_do_not_change(bank: Bank) -> None:
+    tablet = bank.tablet
+    done = threading.Event()
+
+    def write(number: int) -> None:
+        """All rows of a batch carry its number: a scan finds all rows of the newest batch of each writer, or none."""
+        session = tablet.new_session()
+        for batch in range(BATCHES):
+            for row in range(16):
+                session.apply(session.new_upsert((name(number * 100 + row), batch, f"writer {number}")))
+            session.flush()
+
+    def scan(_: int) -> None:
+        while not done.is_set():
+            at = tablet.now()
+            rows = tablet.scanner().set_snapshot(at).set_batch_rows(7).open().read_all_tuples()
+            latest = tablet.scanner().open().read_all_tuples()
+            for seen in (rows, latest):
+                batches: dict[object, set[object]] = {}
+                for _name, batch, writer in seen:
+                    batches.setdefault(writer, set()).add(batch)
+                assert all(len(found) == 1 for found in batches.values()), batches
+            assert tablet.scanner().set_snapshot(at).open().read_all_tuples() == rows
+
+    def look(number: int) -> None:
+        before = -1
+        while not done.is_set():
+            row = tablet.get(name(0))
+            if row is not None:
+                assert row["balance"] >= before
+                before = row["balance"]
+
+    def writers(number: int) -> None:
+        try:
+            threads = [threading.Thread(target=write, args=(n,)) for n in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            done.set()
+
+    bank.run(writers, scan, scan, look)
+    assert tablet.count() == 48
+    tablet.close()
+
+
+def test_sessions_of_both_kinds_write_at_once(bank: Bank) -> None:
+    bank.run(*[bank.write] * 3)
+    rows = bank.tablet.scanner().open().read_all_tuples()
+    checksum = bank.tablet.checksum()
+    assert len({row[0] for row in rows}) == len(rows) > ACCOUNTS
+    assert bank.tablet.stats()["in_flight"] == 0
+    bank.tablet.close()
+    with Tablet.open(bank.tablet.path) as tablet:
+        assert tablet.scanner().open().read_all_tuples() == rows
+        assert tablet.checksum() == checksum
+
+
+def test_arrow_streams_and_scans_run_side_by_side(bank: Bank) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    tablet = bank.tablet
+    count = 20_000
+
+    def write(number: int) -> None:
+        keys = [f"{number} {i:06d}" for i in range(count)]
+        tablet.insert_arrow(pyarrow.table({"id": keys, "balance": list(range(count)), "note": keys}))
+
+    def scan(number: int) -> None:
+        seen = 0
+        while seen < 2 * count and not bank.failures:
+            result = pyarrow.table(tablet.scanner().to_arrow())
+            assert result["id"].to_pylist() == sorted(result["id"].to_pylist())
+            assert result.num_rows >= seen
+            seen = result.num_rows
+
+    bank.run(write, write, scan)
+    tablet.close()
