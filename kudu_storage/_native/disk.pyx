@@ -81,7 +81,10 @@ cdef int64_t real_pwritev(void* context, int fd, const iovec* parts, int count, 
 
 
 cdef int real_sync(void* context, int fd) noexcept nogil:
-    return 0 if fdatasync(fd) == 0 else -errno
+    while fdatasync(fd) != 0:
+        if errno != EINTR:          # a signal says nothing of the disk
+            return -errno
+    return 0
 
 
 cdef int real_allocate(void* context, int fd, int64_t offset, int64_t size) noexcept nogil:

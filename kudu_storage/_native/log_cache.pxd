@@ -37,5 +37,7 @@ cdef void cache_trim(BatchCache* cache, int64_t evictable) noexcept nogil
 cdef void cache_evict_to(BatchCache* cache, int64_t index) noexcept nogil
 # Drops batches that hold an operation > index.
 cdef void cache_truncate(BatchCache* cache, int64_t index) noexcept nogil
+# Drops batches with a serial above it: they were not written and never will be.
+cdef void cache_drop_unwritten(BatchCache* cache, int64_t serial) noexcept nogil
 # The batch that holds `index`, with a reference for the caller; NULL: a hole, or not there.
 cdef Batch* cache_find(BatchCache* cache, int64_t index) noexcept nogil

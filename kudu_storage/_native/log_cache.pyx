@@ -100,15 +100,21 @@ cdef void cache_evict_to(BatchCache* cache, int64_t index) noexcept nogil:
         cache.evicted += 1
 
 
+cdef inline void _drop_last(BatchCache* cache) noexcept nogil:
+    cdef Batch* batch = _at(cache, cache.count - 1)
+    cache.count -= 1
+    cache.bytes -= batch_memory(batch)
+    batch_release(batch)
+
+
 cdef void cache_truncate(BatchCache* cache, int64_t index) noexcept nogil:
-    cdef Batch* batch
-    while cache.count:
-        batch = _at(cache, cache.count - 1)
-        if _last(batch) <= index:
-            return
-        cache.count -= 1
-        cache.bytes -= batch_memory(batch)
-        batch_release(batch)
+    while cache.count and _last(_at(cache, cache.count - 1)) > index:
+        _drop_last(cache)
+
+
+cdef void cache_drop_unwritten(BatchCache* cache, int64_t serial) noexcept nogil:
+    while cache.count and _at(cache, cache.count - 1).serial > serial:
+        _drop_last(cache)
 
 
 cdef Batch* cache_find(BatchCache* cache, int64_t index) noexcept nogil:

@@ -119,7 +119,7 @@ cdef void core_retain(LogCore* core) noexcept nogil
 cdef void core_release(LogCore* core) noexcept nogil
 # Queues the batch (takes over the reference) and gives it its indexes; `schedule`: let the pool write it some time.
 cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexcept nogil
-# Writes what is queued, in groups, until the queue is empty or somebody else pumps. Never fails: what fails is noted.
+# Writes what is queued now, in groups, unless somebody else pumps. Never fails: what fails is noted.
 cdef void core_pump(LogCore* core) noexcept nogil
 # Of the batch with this serial; without an epoch, of the operation `index`, whoever appends it. Call with the mutex held.
 cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index) noexcept nogil

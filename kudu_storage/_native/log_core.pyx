@@ -12,6 +12,7 @@ K5  A segment's name is durable before an entry in it is acknowledged (W4; not f
 """
 from libc.errno cimport EDQUOT, ENOSPC, EIO
 from libc.stdio cimport snprintf
+from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset, strdup
 
@@ -21,7 +22,7 @@ from kudu_storage._native.log_batch cimport (
     ENTRY_HEADER_BYTES, batch_memory, batch_release, batch_retain, epoch_release, kudu_add, kudu_store,
 )
 from kudu_storage._native.lz4 cimport lz4_bound, lz4_compress
-from kudu_storage._native.log_cache cimport cache_clear, cache_put, cache_trim, cache_truncate
+from kudu_storage._native.log_cache cimport cache_clear, cache_drop_unwritten, cache_put, cache_trim
 from kudu_storage._native.posix cimport (
     CLOCK_MONOTONIC, SIG_SETMASK, c_write, monotonic_us, pthread_atfork, pthread_cond_broadcast, pthread_cond_destroy,
     pthread_cond_init, pthread_cond_signal, pthread_cond_timedwait, pthread_cond_wait, pthread_condattr_init,
@@ -45,6 +46,7 @@ cdef enum:
     INDEX_CHUNK_SLOTS = 1000000
     INDEX_BUFFER_SLOTS = 4096
     FIRST_ALLOCATION = 64 << 10         # what an idle log may hold
+    SCRATCH_BYTES_MAX = 8 << 20         # room for a compressed group
     LINGER_BYTES = 256 << 10            # this much queued is worth a group of its own
     LINGER_US = 1000
     CODEC_LZ4 = 3
@@ -528,7 +530,8 @@ cdef void _fail_queue(LogCore* core, int error) noexcept nogil:
     core.next_serial = core.written_serial + 1      # the tokens of before are told apart by their epoch
     kudu_store(&core.next_index, core.written_index + 1)
     core.last_term = core.written_term
-    cache_truncate(&core.cache, core.written_index)
+    # By serial, not by index: a replacement has the index of what is in the log.
+    cache_drop_unwritten(&core.cache, core.written_serial)
     core.no_space_count += 1
 
 
@@ -587,28 +590,37 @@ cdef void _announce(LogCore* core) noexcept nogil:
 cdef void core_pump(LogCore* core) noexcept nogil:
     pthread_mutex_lock(&core.mutex)
     if not core.pumping:
-        _pump(core)
+        _pump(core, core.next_serial - 1)
     pthread_mutex_unlock(&core.mutex)
 
 
-cdef void _pump(LogCore* core) noexcept nogil:
-    """core_pump() when nobody pumps. Call with the mutex held; it is free while the disk is at work."""
+cdef void _pump(LogCore* core, int64_t last_serial) noexcept nogil:
+    """core_pump() when nobody pumps. Call with the mutex held; it is free while the disk is at work.
+
+    Up to the group that has the batch `last_serial`: nobody writes for others for ever. What came meanwhile is the pool's.
+    """
     cdef Group group
     cdef int64_t status
     cdef int synced
     cdef bint wrote
     core.pumping = True
-    while core.queue_first != NULL and core.poison_errno == 0:
+    while core.queue_first != NULL and core.queue_first.serial <= last_serial and core.poison_errno == 0:
         _take_group(core, &group)
         pthread_mutex_unlock(&core.mutex)
         status = _write_group(core, &group)
         wrote = status == 0
+        if core.scratch_bytes > SCRATCH_BYTES_MAX:
+            free(core.scratch)          # one huge batch is no reason to keep as much for ever
+            core.scratch = NULL
+            core.scratch_bytes = 0
         synced = 0
         if wrote:
             synced = _sync_group(core)
         pthread_mutex_lock(&core.mutex)
         if not wrote:
             if _is_no_space(status):
+                if core.unsynced_since_us == 0 and core.durability != DURABILITY_OS:
+                    _note_durable(core)     # the cut was synced, and all before it
                 _fail_queue(core, <int> -status)
             else:
                 _poison(core, <int> -status, b"a write failed")
@@ -625,6 +637,8 @@ cdef void _pump(LogCore* core) noexcept nogil:
         _announce(core)
     if core.sync_waiters:
         pthread_cond_broadcast(&core.progress)      # somebody may have to pump now
+    if core.queue_first != NULL and core.poison_errno == 0 and not core.closing:
+        core_schedule(core)
 
 
 # -- the pool ----------------------------------------------------------------------------------------------------------
@@ -705,6 +719,13 @@ cdef void core_schedule(LogCore* core) noexcept nogil:
     POOL.last = core
     POOL.count += 1
     _call_thread()
+    if POOL.threads == 0:
+        # The system gives no thread. Whoever waits writes; the next append tries again.
+        POOL.first = NULL
+        POOL.last = NULL
+        POOL.count = 0
+        core.scheduled = False
+        kudu_add(&core.references, -1)
     pthread_mutex_unlock(&POOL.mutex)
 
 
@@ -772,7 +793,8 @@ cdef bint _others_wait() noexcept nogil:
     """For a thread of the pool."""
     cdef bint wait
     pthread_mutex_lock(&POOL.mutex)
-    wait = POOL.count > POOL.idle
+    wait = POOL.count > POOL.idle \
+        or (POOL.late_first != NULL and POOL.idle == 0 and POOL.late_first.late_due_us <= monotonic_us())
     pthread_mutex_unlock(&POOL.mutex)
     return wait
 
@@ -798,11 +820,15 @@ cdef void _serve(LogCore* core) noexcept nogil:
             if not wanted and (core.pumping or core.queue_first == NULL or core.queue_first.serial >= mark):
                 continue            # what was queued then is written, or somebody writes it
         if core.pumping or core.queue_first == NULL:
-            # Whoever pumps goes on until the queue is empty.
+            # Whoever pumps has what he leaves scheduled again.
             break
         core.urgent = False
-        _pump(core)
+        _pump(core, core.next_serial - 1)
+        if _others_wait():
+            break
     core.scheduled = False
+    if core.queue_first != NULL and not core.pumping and core.poison_errno == 0:
+        core_schedule(core)         # behind the others
     pthread_mutex_unlock(&core.mutex)
 
 
@@ -837,19 +863,24 @@ cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t serial, int
     cdef int64_t now_us, slice_end_us = 0
     cdef TokenState state
     cdef timespec until
+    cdef bint wrote = False
     pthread_mutex_lock(&core.mutex)
     while True:
         state = core_token_state(core, epoch, serial, index)
         if state != TOKEN_PENDING:
             break
-        if not core.pumping and core.queue_first != NULL:
-            _pump(core)
+        if not wrote and not core.pumping and core.queue_first != NULL:
+            _pump(core, core.next_serial - 1 if epoch == NULL else serial)
+            wrote = True
             continue
+        wrote = False
         now_us = monotonic_us()
         if slice_end_us == 0:
             slice_end_us = min(deadline_us, now_us + slice_us)
         if now_us >= slice_end_us:
             break
+        if not core.pumping and core.queue_first != NULL:
+            continue
         until = timespec_of(slice_end_us)
         core.sync_waiters += 1
         pthread_cond_timedwait(&core.progress, &core.mutex, &until)
@@ -868,7 +899,7 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     # Not every pumper empties the queue: one may only owe a sync.
     while core.pumping or (core.queue_first != NULL and core.poison_errno == 0):
         if not core.pumping:
-            _pump(core)
+            _pump(core, INT64_MAX)
             continue
         core.sync_waiters += 1
         pthread_cond_wait(&core.progress, &core.mutex)
@@ -898,6 +929,7 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     elif synced:
         _note_durable(core)
     core.closed = True
+    cache_clear(&core.cache)        # tokens may keep the core for long
     _show(core)
     _announce(core)
     pthread_cond_broadcast(&core.progress)

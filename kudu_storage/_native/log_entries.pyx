@@ -15,7 +15,7 @@ from kudu_storage._native.log_batch cimport ENTRY_HEADER_BYTES, batch_release
 from kudu_storage._native.segment cimport BatchChunk
 
 from kudu_storage.common.opid import OpId
-from kudu_storage.errors import BadFormat
+from kudu_storage.errors import BadFormat, InvalidArgument
 
 
 # -- parsing -----------------------------------------------------------------------------------------------------------
@@ -119,10 +119,14 @@ cdef class CachedBatch:
 
     @property
     def last_index(self):
+        if self.batch == NULL:
+            raise InvalidArgument("this holds no batch")
         return self.batch.first_index + self.batch.count - 1
 
     @property
     def term(self):
+        if self.batch == NULL:
+            raise InvalidArgument("this holds no batch")
         return self.batch.term
 
 
@@ -178,6 +182,7 @@ cdef class EntryIterator:
     cdef object source
     cdef bint as_bytes
     cdef bint ended
+    cdef bint asking            # the source, which may let other threads run
     cdef int64_t index          # of the next one
     cdef int64_t end            # the last one that is wanted
     cdef int64_t left           # bytes; after the entry that uses them up comes none
@@ -194,7 +199,7 @@ cdef class EntryIterator:
         self.source = source
         self.index = index
         self.end = end
-        self.left = INT64_MAX if max_bytes is None else max(max_bytes, 0)
+        self.left = INT64_MAX if max_bytes is None else min(max(max_bytes, 0), INT64_MAX)
         self.as_bytes = as_bytes
         self.cursor = cursor_of(NULL, 0)
 
@@ -254,7 +259,13 @@ cdef class EntryIterator:
         self.owner = self.made = None
         if self.index > self.end:
             return False
-        given = self.source(self.index)
+        if self.asking:
+            raise InvalidArgument("another thread is reading with this iterator", advice="one iterator a thread")
+        self.asking = True
+        try:
+            given = self.source(self.index)
+        finally:
+            self.asking = False
         if isinstance(given, CachedBatch):
             cached = given
             self.owner = cached

@@ -69,6 +69,7 @@ cdef inline uint32_t _u32(const uint8_t* at) noexcept nogil:
 @cython.final
 cdef class SegmentPlaces:
     cdef int fd
+    cdef bint owned                 # fd was given: without arguments there is none to close
     cdef readonly int64_t first
     cdef readonly int64_t last
     cdef readonly Py_ssize_t unknown
@@ -85,6 +86,7 @@ cdef class SegmentPlaces:
         cdef Py_ssize_t i
         cdef int64_t slot[3]
         self.fd = fd
+        self.owned = True
         if first < 1 or last < first or PyBytes_GET_SIZE(slots) // SLOT_BYTES < last - first + 1:
             raise InvalidArgument(f"{len(slots)} bytes of slots are not those of operations {first} to {last}")
         self.first = first
@@ -103,7 +105,7 @@ cdef class SegmentPlaces:
                 self.unknown += 1
 
     def __dealloc__(self):
-        if self.fd >= 0:
+        if self.owned and self.fd >= 0:
             close(self.fd)
         free(self.places)
 

@@ -156,6 +156,8 @@ cdef class Append:
         Raises:
             WaitTimeout: it may still be acknowledged later. NoSpace: it is not in the log. LogPoisoned: unknown.
         """
+        if self.writer is None:
+            raise _no_token()
         if not self._settle(self.writer._wait(self.epoch, self.serial, 0, timeout)):
             raise WaitTimeout(f"operation {self.last} is not acknowledged after {timeout} s",
                               advice="wait again: it may still be")
@@ -169,6 +171,8 @@ cdef class Append:
 
     cdef int _state(self) except -1:
         cdef TokenState state
+        if self.writer is None:
+            raise _no_token()
         if self.writer.is_foreign():
             return TOKEN_CLOSED
         pthread_mutex_lock(&self.writer.core.mutex)
@@ -190,8 +194,16 @@ cdef class Append:
         return f"<Append {self.first}..{self.last}>"
 
 
+cdef object _no_token():
+    return InvalidArgument("this token belongs to no log", advice="tokens are made by append()")
+
+
 cdef str _words(int error):
     return (<bytes> strerror(error)).decode("ascii", "replace")
+
+
+cdef object _too_large(size_t size, size_t limit):
+    return InvalidArgument(f"a batch of {size} bytes is above the limit of {limit}", advice="several smaller batches")
 
 
 # -- the writer --------------------------------------------------------------------------------------------------------
@@ -314,9 +326,7 @@ cdef class LogWriter:
             if index + i >= envelope.index_end or size != envelope.payload_bytes:
                 _make_envelope(&envelope, term, index + i, timestamp, size)
             body += envelope.bytes + size
-        if body > BATCH_BYTES_MAX:
-            raise InvalidArgument(f"a batch of {body} bytes is above the limit of {BATCH_BYTES_MAX}",
-                                  advice="several smaller batches")
+        self._check_size(body)
         batch = batch_new(body)
         if batch == NULL:
             raise MemoryError()
@@ -356,8 +366,7 @@ cdef class LogWriter:
         cdef int64_t first = 0, first_term = 0, term = 0, next_index
         self._check_usable()
         next_index = kudu_load(&self.core.next_index)
-        if len(body) > BATCH_BYTES_MAX:
-            raise InvalidArgument(f"a batch of {len(body)} bytes is above the limit of {BATCH_BYTES_MAX}")
+        self._check_size(<size_t> len(body))
         while True:
             status = next_entry(&cursor, &entry)
             if status == 0:
@@ -442,11 +451,20 @@ cdef class LogWriter:
     cdef int _compress(self, Batch* batch) except -1:
         cdef bytes packed = _codec.compress(
             PyBytes_FromStringAndSize(<const char*> batch.bytes + ENTRY_HEADER_BYTES, batch.body_bytes), self.core.codec)
+        if <size_t> len(packed) > BATCH_BYTES_MAX:
+            raise _too_large(len(packed), BATCH_BYTES_MAX)
         batch.stored = <uint8_t*> malloc(ENTRY_HEADER_BYTES + <size_t> len(packed))
         if batch.stored == NULL:
             raise MemoryError()
         memcpy(batch.stored + ENTRY_HEADER_BYTES, PyBytes_AS_STRING(packed), len(packed))
         batch.stored_bytes = <size_t> len(packed)
+        return 0
+
+    cdef int _check_size(self, size_t body) except -1:
+        # What LZ4 cannot compress grows by a 255th; readers refuse what is stored above the limit.
+        cdef size_t limit = BATCH_BYTES_MAX - BATCH_BYTES_MAX // 128 if self.core.codec == 3 else BATCH_BYTES_MAX
+        if body > limit:
+            raise _too_large(body, limit)
         return 0
 
     cdef uint64_t _next_timestamp(self) noexcept:
@@ -506,7 +524,7 @@ cdef class LogWriter:
 
     def poison(self, int error):
         """Work on the log's files outside of this object failed: it is as after a failed sync."""
-        core_poison(self.core, error, b"a truncation failed")
+        core_poison(self.core, error, b"a truncation or collection failed")
 
     # -- waiting ---------------------------------------------------------------------------------------------------
     def set_async(self, int event_fd, waiters):
@@ -525,25 +543,34 @@ cdef class LogWriter:
     def arm(self, Append token not None):
         """Ask for one word on the eventfd when a group ends; True: no need to wait, the token is settled."""
         cdef TokenState state
-        if self.is_foreign():
+        cdef LogCore* core
+        if token.writer is None:
+            raise _no_token()
+        if token.writer.is_foreign():
             raise self._foreign()
-        pthread_mutex_lock(&self.core.mutex)
-        state = core_token_state(self.core, token.epoch, token.serial, 0)
+        core = token.writer.core        # not this one's, if the log was truncated since
+        pthread_mutex_lock(&core.mutex)
+        state = core_token_state(core, token.epoch, token.serial, 0)
         if state == TOKEN_PENDING:
-            self.core.async_waiters = 1
-        pthread_mutex_unlock(&self.core.mutex)
+            core.async_waiters = 1
+        pthread_mutex_unlock(&core.mutex)
         return token._settle(state)
 
     def hurry(self):
         """Somebody waits: let the pool write now."""
         if self.is_foreign():
             raise self._foreign()
+        cdef bint alone = False
         pthread_mutex_lock(&self.core.mutex)
         self.core.urgent = True
         if self.core.queue_first != NULL:
             core_schedule(self.core)
+            alone = not self.core.scheduled
         pthread_cond_signal(&self.core.work)
         pthread_mutex_unlock(&self.core.mutex)
+        if alone:                       # the system gives no thread
+            with nogil:
+                core_pump(self.core)
 
     def pump(self):
         """Write what is queued, in this thread."""
@@ -622,26 +649,33 @@ cdef class LogWriter:
     @property
     def state(self):
         """A consistent view: next_index, written_index, durable_index, term, sequence and so on, by name."""
+        # Taken under the mutex, made objects of without it: these can start the collector, and that runs anything.
+        cdef int64_t next_index, written_index, durable_index, term, sequence, offset, first_index, replacements
+        cdef int64_t bytes_written, groups, batches, no_space, hits, misses
+        cdef size_t queued, cache_bytes, cache_bytes_max
+        cdef bint is_open, poisoned
         if self.is_foreign():
             raise self._foreign()
         pthread_mutex_lock(&self.core.mutex)
-        try:
-            return {
-                "next_index": self.core.next_index, "written_index": self.core.written_index,
-                "durable_index": self.core.durable_index, "term": self.core.term, "sequence": self.core.seen_sequence,
-                # Of the segment being written, as far as it is acknowledged; of none when there is none.
-                "open": self.core.seen_open, "offset": self.core.seen_offset if self.core.seen_open else 0,
-                "segment_first_index": self.core.seen_min_index if self.core.seen_open else 0,
-                "segment_replacements": self.core.seen_replacements if self.core.seen_open else 0,
-                "queued_bytes": self.core.queued_bytes, "bytes_written": self.core.bytes_written,
-                "groups": self.core.groups, "syncs": kudu_load(&self.core.syncs),
-                "batches_written": self.core.batches_written, "no_space_count": self.core.no_space_count,
-                "cache_bytes": self.core.cache.bytes, "cache_bytes_max": self.core.cache.bytes_max,
-                "kept_bytes": kept_bytes(), "cache_hits": self.core.cache.hits, "cache_misses": self.core.cache.misses,
-                "poisoned": self.core.poison_errno != 0,
-            }
-        finally:
-            pthread_mutex_unlock(&self.core.mutex)
+        next_index, written_index, durable_index = self.core.next_index, self.core.written_index, self.core.durable_index
+        term, sequence, is_open = self.core.term, self.core.seen_sequence, self.core.seen_open
+        offset, first_index = self.core.seen_offset, self.core.seen_min_index
+        replacements, queued = self.core.seen_replacements, self.core.queued_bytes
+        bytes_written, groups, batches = self.core.bytes_written, self.core.groups, self.core.batches_written
+        no_space, poisoned = self.core.no_space_count, self.core.poison_errno != 0
+        cache_bytes, cache_bytes_max = self.core.cache.bytes, self.core.cache.bytes_max
+        hits, misses = self.core.cache.hits, self.core.cache.misses
+        pthread_mutex_unlock(&self.core.mutex)
+        return {
+            "next_index": next_index, "written_index": written_index, "durable_index": durable_index, "term": term,
+            # Of the segment being written, as far as it is acknowledged; of none when there is none.
+            "sequence": sequence, "open": is_open, "offset": offset if is_open else 0,
+            "segment_first_index": first_index if is_open else 0, "segment_replacements": replacements if is_open else 0,
+            "queued_bytes": queued, "bytes_written": bytes_written, "groups": groups, "syncs": kudu_load(&self.core.syncs),
+            "batches_written": batches, "no_space_count": no_space, "cache_bytes": cache_bytes,
+            "cache_bytes_max": cache_bytes_max, "kept_bytes": kept_bytes(), "cache_hits": hits, "cache_misses": misses,
+            "poisoned": poisoned,
+        }
 
     @property
     def next_index(self):
@@ -710,8 +744,16 @@ cdef class LogAppender:
         Raises:
             LogBackpressure, LogPoisoned, LogClosed, InvalidArgument.
         """
+        if self._writer is None:
+            raise _not_opened()
         return self._writer.append_one(payload)
 
     def append_many(self, list payloads not None):
         """Queue opaque entries as one batch, acknowledged together. As append()."""
+        if self._writer is None:
+            raise _not_opened()
         return self._writer.append_many(payloads)
+
+
+cdef object _not_opened():
+    return LogClosed("the log was not opened", advice="Log.open() makes one")

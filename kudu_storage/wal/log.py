@@ -5,6 +5,7 @@ It belongs to the process that opened it. Nothing is acknowledged before it is d
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -21,7 +22,7 @@ from kudu_storage._native.disk import Disk
 from kudu_storage._native.log_entries import Entry, EntryIterator
 from kudu_storage._native.log_writer import Append, LogAppender, LogWriter
 from kudu_storage.common import types
-from kudu_storage.common.limits import MIB
+from kudu_storage.common.limits import MIB, SEGMENT_HEADER_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.common.sizes import parse_bytes
@@ -30,6 +31,7 @@ from kudu_storage.errors import (
     DiskError,
     InternalError,
     InvalidArgument,
+    KuduStorageError,
     LogClosed,
     LogLocked,
     NoSpace,
@@ -53,6 +55,11 @@ LOCK_NAME: Final = ".kudu-storage.lock"
 CODECS: Final = {"none": 1, "snappy": 2, "lz4": 3, "zlib": 4}
 _DURABILITIES: Final = {"fsync": 0, "os": 1}
 _NO_CUT: Final = 1 << 63
+_SEQUENCE_BYTES_MAX: Final = 11
+_TABLET_ID_CHARACTERS_MAX: Final = 256
+_INDEX_MAX: Final = (1 << 62)
+_MEMORY_MAX: Final = 1 << 47
+_INTERVAL_MAX_S: Final = 86_400.0
 SEGMENT_BYTES_MIN: Final = 16 * 1024
 SEGMENT_BYTES_MAX: Final = 1024 * MIB
 
@@ -108,12 +115,16 @@ class Log(LogAppender):
         """
         folder = os.path.abspath(os.fspath(path))
         settings = _settings(durability, segment_size, compression, queue_size, cache_size)
+        if tablet_id is not None and not (tablet_id.isascii() and len(tablet_id) <= _TABLET_ID_CHARACTERS_MAX):
+            raise InvalidArgument("that is no tablet's id", advice="32 hex digits")
         settings["retention"] = retention or RetentionPolicy()
         disk = Disk() if disk is None else disk
         _ensure_folder(folder, create, disk)
         lock_fd = _lock(folder, create, disk)
         try:
             recovered = recover(folder, disk, tablet_id=tablet_id.encode() if tablet_id else None)
+            if recovered.last.index >= _INDEX_MAX:
+                raise InvalidArgument(f"operation {recovered.last} has the last index there is", path=folder)
             settings["tablet_id"] = recovered.tablet_id or (tablet_id or secrets.token_hex(16)).encode()
             settings["schema"] = recovered.schema if schema is None and recovered.schema is not None \
                 else _header_schema(schema or _opaque_schema(), schema_version)
@@ -136,17 +147,23 @@ class Log(LogAppender):
         Raises:
             LogPoisoned: a write or sync failed before, so what was queued may not be in the log.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._finalizer.detach()
-        try:
-            self._writer.close()
-        finally:
-            self._reading.close()
-            if self._waiters is not None:
-                self._waiters.close()
-            _unlock(self._lock_fd, self._pid)
+        # Not while another thread cuts or collects: the folder's lock would go under its feet. In a child of a fork
+        # that thread does not live, and may hold the mutex for ever.
+        with self._mutex if os.getpid() == self._pid else contextlib.nullcontext():
+            if self._closed:
+                return
+            self._closed = True
+            self._finalizer.detach()
+            try:
+                self._writer.close()
+            finally:
+                self._reading.close()
+                if self._waiters is not None:
+                    self._waiters.close()
+                _unlock(self._lock_fd, self._pid)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a log cannot be copied nor pickled: it owns its folder")
 
     def __enter__(self) -> Log:
         return self
@@ -237,7 +254,10 @@ class Log(LogAppender):
         }
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self.first_index}..{int(self._writer.next_index) - 1}"
+        try:
+            state = "closed" if self._closed else f"{self.first_index}..{int(self._writer.next_index) - 1}"
+        except KuduStorageError:        # a child of a fork, a folder that vanished
+            state = "not usable"
         return f"<Log {self._path!r} {state}, {self._settings['durability_text']}, {self._settings['compression']}>"
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -246,8 +266,12 @@ class Log(LogAppender):
 
         Recent ones come from the cache, others from disk; payloads are not copied. From last+1 there is nothing.
 
+        One thread at a time may use an iterator.
+
         Raises:
-            Collected: below the first entry kept. NotYetWritten: above last+1. InvalidArgument: negative.
+            Collected: below the first entry kept. NotYetWritten: above last+1. InvalidArgument: negative. LogClosed.
+            While iterating: Collected: collected before it was read. NotYetWritten: entries that were given are
+            truncated by now, so that the rest would be of another history. CorruptionError, DiskError.
         """
         return EntryIterator(*self._range(from_index, max_bytes))
 
@@ -261,7 +285,10 @@ class Log(LogAppender):
         Raises:
             Collected: below the first entry kept. NotYetWritten: above the last one. InvalidArgument: not positive.
         """
-        entry = self._find(index)
+        try:
+            entry = self._find(index)
+        except OverflowError:
+            entry = None                # below or above all that a log can have
         if entry is not None:
             return entry
         self._require_open()
@@ -369,22 +396,36 @@ class Log(LogAppender):
         return self.anchors.register(index, owner)
 
     def gc(self) -> GcResult:
-        """Remove the segments that nothing needs, oldest first, and say what blocks the rest."""
-        self._require_open()
+        """Remove the segments that nothing needs, oldest first, and say what blocks the rest.
+
+        Raises:
+            DiskError: a segment could not be removed; those before it are. LogPoisoned: reopen it. LogClosed.
+        """
         with self._mutex:
+            self._require_open()
             state, segments = self._view()
             written = state["written_index"]
             # What must not go is what a restart would need to know the log's end; "os" promises nothing about that.
             plan = self._plan(segments, written if self._settings["durability"] == 1 else state["durable_index"])
-            for sequence in plan.remove:
-                self._disk.unlink(self._reading.path_of(sequence))
-                self._segments = [f for f in self._segments if f.sequence != sequence]
-                # One by one: a crash must not bring back an older segment when a younger one is gone.
-                self._disk.sync_dir(self._path)
-            if plan.remove and plan.first_kept_index is not None:
-                remove_below(self._path, plan.first_kept_index)
-                self._reading.collected(plan.first_kept_index)
+            try:
+                for sequence in plan.remove:
+                    self._remove(sequence)
+                if plan.remove and plan.first_kept_index is not None:
+                    remove_below(self._path, plan.first_kept_index)
+            finally:
+                if plan.remove and plan.first_kept_index is not None:
+                    self._reading.collected(plan.first_kept_index)
             return GcResult(len(plan.remove), plan.bytes, plan.blocked_by, plan.keep)
+
+    def _remove(self, sequence: int) -> None:
+        self._disk.unlink(self._reading.path_of(sequence))
+        self._segments = [f for f in self._segments if f.sequence != sequence]
+        try:
+            # One by one: a crash must not bring back an older segment when a younger one is gone.
+            self._disk.sync_dir(self._path)
+        except DiskError as error:
+            self._writer.poison(error.errno or errno.EIO)
+            raise self._writer.poisoned() from error
 
     def _plan(self, segments: list[SegmentFacts], durable: int) -> GcPlan:
         """A plan that no anchor can be registered against any more."""
@@ -403,8 +444,8 @@ class Log(LogAppender):
             Collected: below the first entry kept - 1. NotYetWritten: above the last one. NoSpace: some entries above
             `index` may still be there, and the log goes on behind `last`. LogPoisoned: reopen it.
         """
-        self._require_open()
         with self._mutex:
+            self._require_open()
             self._writer.flush()
             state = self._writer.state
             first = self.first_index
@@ -417,6 +458,7 @@ class Log(LogAppender):
                 raise Collected(f"index {index} is below the first one kept, {first}", path=self._path)
             if index == state["written_index"]:
                 return
+            self._reading.voided(index)
             try:
                 self._cut(index)
             except BaseException as error:
@@ -450,10 +492,15 @@ class Log(LogAppender):
                                   intact=f"it ends at index {self._recovered.last.index}",
                                   advice="free space and truncate again") from error
                 return
+        except NoSpace:
+            raise
         except DiskError as again:
             number = again.errno
+        except Exception:
+            self._writer.poison(errno.EIO)
+            raise
         self._writer.poison(number or errno.EIO)
-        if isinstance(error, DiskError):
+        if isinstance(error, OSError):
             raise self._writer.poisoned() from error
 
     def _replace_writer(self) -> None:
@@ -521,9 +568,12 @@ def _settings(durability: str, segment_size: int | str, compression: str, queue_
     size = parse_bytes(segment_size)
     if not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX:
         raise InvalidArgument(f"segment_size of {size} bytes is not within {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}")
+    queue, cache = parse_bytes(queue_size), parse_bytes(cache_size)
+    if max(queue, cache) > _MEMORY_MAX:
+        raise InvalidArgument(f"queue_size of {queue} and cache_size of {cache} bytes: no process has that much")
     return {"durability": mode, "interval_s": interval, "durability_text": durability, "segment_bytes": size,
-            "compression": compression, "codec": CODECS[compression], "queued_bytes_max": parse_bytes(queue_size),
-            "cache_bytes_max": parse_bytes(cache_size)}
+            "compression": compression, "codec": CODECS[compression], "queued_bytes_max": queue,
+            "cache_bytes_max": cache}
 
 
 def _durability(text: str) -> tuple[int, float]:
@@ -533,7 +583,8 @@ def _durability(text: str) -> tuple[int, float]:
     if name == "interval":
         for suffix, factor in (("ms", 1e-3), ("s", 1.0)):
             number = interval.removesuffix(suffix)
-            if number != interval and number.replace(".", "", 1).isdecimal() and float(number) > 0:
+            if number != interval and number.replace(".", "", 1).isdecimal() \
+                    and 0 < float(number) * factor <= _INTERVAL_MAX_S:
                 return 2, float(number) * factor
     raise InvalidArgument(f"there is no durability {text!r}", advice='"fsync", "os" or "interval:50ms"')
 
@@ -554,7 +605,10 @@ def _header_parts(tablet_id: bytes, codec: int, schema: bytes) -> tuple[bytes, b
     before: Any = message_class("kudu.log.LogSegmentHeaderPB")(tablet_id=tablet_id)
     if codec > 1:
         header.compression_codec = codec
-    return before.SerializePartialToString(), header.SerializePartialToString()
+    parts = before.SerializePartialToString(), header.SerializePartialToString()
+    if sum(map(len, parts)) > SEGMENT_HEADER_BYTES_MAX - _SEQUENCE_BYTES_MAX:
+        raise InvalidArgument(f"a schema of {len(parts[1])} bytes does not fit a segment's header")
+    return parts
 
 
 def _header_schema(schema: Schema, version: int) -> bytes:
@@ -621,8 +675,6 @@ def _unlock(fd: int, pid: int) -> None:
 
 def _close_quietly(writer: LogWriter, lock_fd: int, pid: int) -> None:
     """For logs that nobody closed: at the interpreter's exit, or when the last reference went."""
-    from kudu_storage.errors import KuduStorageError
-
     try:
         writer.close()
     except KuduStorageError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -18,7 +19,7 @@ from kudu_storage._native.log_lookup import Places, SegmentPlaces
 from kudu_storage._native.log_replaced import Cuts
 from kudu_storage._native.log_writer import LogWriter
 from kudu_storage._native.segment import BatchChunk, SegmentScanner
-from kudu_storage.errors import Collected, CorruptionError, DiskError
+from kudu_storage.errors import Collected, CorruptionError, DiskError, NotYetWritten
 from kudu_storage.wal.log_index import IndexReader
 from kudu_storage.wal.log_replaced import INT64_MAX, ReplacedOperations, cuts_of, owner_of
 from kudu_storage.wal.reader import Segment, open_segment
@@ -27,6 +28,7 @@ from kudu_storage.wal.retention import SegmentFacts
 CHUNK_BYTES: Final = 1 << 18
 # The first read behind a place that the dense index told: who asks for one operation wants little.
 FIRST_CHUNK_BYTES: Final = 1 << 16
+PLACES_MAX: Final = 4 << 20     # operations of one segment
 
 Part = CachedBatch | tuple[BatchChunk, int] | list[Entry]
 View = Callable[[], tuple[dict[str, Any], list[SegmentFacts]]]
@@ -56,7 +58,7 @@ class LogReading:
     """
 
     def __init__(self, path: str, writer: LogWriter, view: View, mutex: AbstractContextManager[bool]) -> None:
-        self._path = path
+        self.path = path
         self.writer = writer            # of now: a truncation makes another
         self._view = view
         self._mutex = mutex
@@ -65,6 +67,10 @@ class LogReading:
         self._places = Places()
         self._replaced_from = INT64_MAX         # the lowest operation that was replaced since the log was opened
         self.find = self._places.find
+        # Truncations as (number, index that stayed), under the mutex; only those behind which none cut deeper. Readers
+        # begun before one must not go on behind it.
+        self._voids: list[tuple[int, int]] = []
+        self.void_count = 0
 
     # -- what happens to the files -------------------------------------------------------------------------------------
     def replaced(self, index: int) -> None:
@@ -72,6 +78,20 @@ class LogReading:
         with self._mutex:
             self._replaced_from = min(self._replaced_from, index)
             self._places.drop_from(index)
+
+    def voided(self, index: int) -> None:
+        """Operations above `index` are about to be cut off."""
+        with self._mutex:
+            while self._voids and self._voids[-1][1] >= index:
+                self._voids.pop()
+            self.void_count += 1
+            self._voids.append((self.void_count, index))
+
+    def voided_since(self, count: int) -> tuple[int, int]:
+        """(how many cuts there were, the lowest index that stayed in those after the first `count`)."""
+        with self._mutex:
+            at = bisect_right(self._voids, (count, INT64_MAX))
+            return self.void_count, self._voids[at][1] if at < len(self._voids) else INT64_MAX
 
     def collected(self, first_kept_index: int) -> None:
         with self._mutex:
@@ -99,10 +119,12 @@ class LogReading:
         with self._mutex:
             if self._add_places(index) and (entry := self.find(index)) is not None:
                 return entry
-        return next(EntryIterator(Source(self), index, index))
+        for entry in EntryIterator(Source(self), index, index):
+            return entry
+        raise self.gone(index)
 
     def gone(self, index: int) -> Collected:
-        return Collected(f"index {index} is not in the log any more", path=self._path,
+        return Collected(f"index {index} is not in the log any more", path=self.path,
                          advice="it was collected or truncated while it was read")
 
     def locate(self, index: int) -> Place | None:
@@ -127,7 +149,7 @@ class LogReading:
             raise
 
     def path_of(self, sequence: int) -> str:
-        return os.path.join(self._path, f"wal-{sequence:09d}")
+        return os.path.join(self.path, f"wal-{sequence:09d}")
 
     def _hint(self, segment: Segment, index: int, below: int, cuts: Cuts | None) -> int | None:
         """Where the dense index says that the operation is in this segment, if it is there."""
@@ -158,6 +180,8 @@ class LogReading:
         if first is None or last is None or min(last, below - 1, self._replaced_from - 1) < index:
             return False
         last = min(last, below - 1, self._replaced_from - 1)
+        if last - first >= PLACES_MAX:
+            return False                # a footer has no checksum: its numbers are not to be trusted with memory
         with open_segment(self.path_of(facts.sequence)) as segment:
             if segment.v1 or self._replaced.of_closed(segment, segments) is not None:
                 return False
@@ -202,9 +226,30 @@ class Source:
         self._scanner: SegmentScanner | None = None
         self._chunk_bytes = CHUNK_BYTES
         self._asked = -1
+        self._begin = -1                # the first index that was asked for
+        self._void_count = reading.void_count
 
     def __call__(self, index: int) -> Part:
-        """The next part, which holds `index`. Raises Collected, CorruptionError, DiskError."""
+        """The next part, which holds `index`. Raises Collected, NotYetWritten, CorruptionError, DiskError."""
+        if self._begin < 0:
+            self._begin = index
+        while True:
+            part = self._next(index)
+            # Asked after the part was found: a cut that it does not know of, it does not show either.
+            if self._reading.void_count == self._void_count or self._goes_on_at(index):
+                return part
+
+    def _goes_on_at(self, index: int) -> bool:
+        """After a cut. False: the part may be from before it; find it again."""
+        self._void_count, stayed = self._reading.voided_since(self._void_count)
+        if stayed < index - 1 and index > self._begin:
+            raise NotYetWritten(f"operations above index {stayed} were truncated after they were read",
+                                path=self._reading.path, advice="read from there again")
+        self.close()
+        self._asked = -1
+        return False
+
+    def _next(self, index: int) -> Part:
         while True:
             if self._scanner is not None and (part := self._next_chunk(index)) is not None:
                 return part

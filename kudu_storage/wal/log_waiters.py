@@ -85,7 +85,7 @@ class LoopWaiters:
         loop = self._loop
         if loop is None or loop.is_closed():
             self._release()
-        elif asyncio._get_running_loop() is loop:
+        elif asyncio._get_running_loop() is loop or not loop.is_running():
             self._end()
         else:
             try:

@@ -99,6 +99,8 @@ class Trial:
     def collect(self) -> None:
         try:
             self.log.gc()
+        except LogPoisoned as error:
+            self._is_poisoned(error, [])
         except DiskError as error:
             self.failures.append(error)
         self.first_kept_max = self.log.first_index
