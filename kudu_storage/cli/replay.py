@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,42 +12,20 @@ import click
 
 from kudu_storage.bootstrap.log_replay import Replay, replay_files
 from kudu_storage.cli.flags import FlagCommand
+from kudu_storage.cli.hybrid_time import HybridTime
 from kudu_storage.cli.progress import ProgressLine
-from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.errors import InvalidArgument, KuduStorageError, NotFound
 from kudu_storage.fs.layout import TabletFiles, find_tablets
 from kudu_storage.fs.superblock import read_superblock
 
 if TYPE_CHECKING:
+    from kudu_storage._native.column_block import ColumnBlock
+    from kudu_storage.common.schema import Schema
     from kudu_storage.fs.blocks import BlockManager
     from kudu_storage.tablet.output import Format
 
 FORMATS = ("jsonl", "csv", "arrow", "parquet")
 _SUFFIXES = {f".{name}": name for name in FORMATS} | {".json": "jsonl", ".feather": "arrow"}
-
-
-class HybridTime(click.ParamType):  # type: ignore[type-arg]
-    """A hybrid-time integer, or a date and time (UTC unless it says otherwise)."""
-
-    name = "timestamp"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        text = str(value)
-        if text.isdecimal():
-            if int(text) >= 2**64:
-                self.fail(f"{text} is above 64 bits", param, ctx)
-            return int(text)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(f"{text!r} is neither a hybrid-time integer nor a time such as 2026-11-23T14:59:24Z", param, ctx)
-        elapsed = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-        timestamp = from_micros((elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds)
-        if not 0 <= timestamp < 2**64:
-            self.fail(f"{text} is outside what hybrid time can say (1970 to 2112)", param, ctx)
-        return timestamp
 
 
 @click.command(cls=FlagCommand)
@@ -153,13 +131,19 @@ def _print_report(result: Replay, form: str, *, err: bool) -> None:
 
 
 def _write(results: list[Replay], row_format: Format, out: Path | None) -> None:
-    from kudu_storage.tablet.output import write_rows
     from kudu_storage.tablet.replayed import merged_scan
 
     tablets = [r.tablet for r in results if r.tablet is not None]
     if not tablets:
         return
     schema, blocks = merged_scan(tablets)
+    write_blocks(blocks, schema, row_format, out)
+
+
+def write_blocks(blocks: Iterator[ColumnBlock], schema: Schema, row_format: Format, out: Path | None) -> None:
+    """Rows to a file, a pipe, or (None) standard output."""
+    from kudu_storage.tablet.output import write_rows
+
     if out is None:
         write_rows(blocks, schema, row_format, sys.stdout.buffer)
         sys.stdout.buffer.flush()
