@@ -421,6 +421,7 @@ class _Run:
         counts = replayer.counts
         report.last_opid = str(OpId(*replayer.last_opid)) if replayer.last_opid else None
         report.applied_opid = str(OpId(*replayer.applied_opid)) if replayer.applied_opid else None
+        report.applied_timestamp = replayer.applied_timestamp
         report.committed_index = replayer.committed
         report.ops_by_type = {enum_name("kudu.consensus.OperationType", t): n for t, n in replayer.ops_by_type.items()}
         report.pending = [str(OpId(term, index)) for term, index, _, committed, _, _ in replayer.pending()

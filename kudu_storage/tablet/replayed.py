@@ -105,7 +105,8 @@ class ReplayedTablet:
         if self._rowsets is None:
             return RowScan([self._rows], self._layout, [self._bound(at)], BATCH_ROWS).checksum()
         rows = total = 0
-        for block in scan_stores(self._rowsets, [self._rows], self._layout, self._snapshot(at)):
+        # By key, so that a row which is live in two stores is found out.
+        for block in scan_stores(self._rowsets, [self._rows], self._layout, self._snapshot(at), ordered=True):
             rows += len(block)
             total += checksum(block)
         return rows, total % 2**64

@@ -27,8 +27,8 @@ def run(command: object, *arguments: object) -> Result:
 def test_replay_with_data_dirs_shows_the_whole_replica_at_a_snapshot(root: Path, tmp_path: Path) -> None:
     at, _, total = next(s for s in SERVER.snapshots() if s[1] == TABLET)
     out = tmp_path / "rows.jsonl"
-    result = run(replay, root / "wal", TABLET, f"--fs_data_dirs={root / 'data'}", "--at", at, "--report", "json", "--out",
-                 out, "--quiet")
+    result = run(replay, root / "wal", TABLET, f"--fs_data_dirs={root / 'data'}", "--at", at, "--report", "json",
+                 "--out", out, "--quiet")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["checksum"] == total and report["problems"] == []
