@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kudu_storage._native.bloom_reader import BloomReader
 from kudu_storage._native.cfile_reader import CFileReader
+from kudu_storage._native.delta import DeltaCells, DeltaRun
 from kudu_storage._native.delta_apply import DeltaApplier
 from kudu_storage._native.delta_memstore import DeltaMemStore
 from kudu_storage._native.mvcc import Snapshot
@@ -22,6 +23,7 @@ from kudu_storage._native.rowset_scan import KeyFinder, RowSetReader
 from kudu_storage.cfile.block_source import BlockSource, open_column_file
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import BadFormat, CorruptionError, KuduStorageError
+from kudu_storage.fs.block_references import rowset_blocks
 from kudu_storage.fs.blocks.manager import NO_BLOCK, block_name
 from kudu_storage.tablet.delta_files import DeltaFile
 
@@ -44,24 +46,32 @@ class DiskRowSet:
         min_key, max_key: the first and last encoded key; b"" for a rowset without rows.
         undo_files, redo_files: its delta files, as the superblock lists them (REDO: oldest first).
         memory: changes that are not flushed.
+        flushing: an older such store that is being written as a REDO file and takes no more changes; or None.
     """
 
-    def __init__(self, message: Any, blocks: BlockManager, schema: Schema, cache: BlockCache | None) -> None:
+    def __init__(self, message: Any, blocks: BlockManager, schema: Schema, cache: BlockCache | None,
+                 before: DiskRowSet | None = None, memory: DeltaMemStore | None = None,
+                 flushing: DeltaMemStore | None = None) -> None:
         self.message = message
         self.id: int = message.id
         self.last_durable_dms_id: int = message.last_durable_dms_id
         self._blocks = blocks
+        self._schema = schema
         self._cache = cache
         self._lock = threading.Lock()
         self._column_blocks: dict[int, int] = {c.column_id: c.block.id for c in message.columns}
-        self._columns: dict[int, CFileReader] = {}
+        # Open files by block id: those of the rowset before this one serve on.
+        self._files: dict[int, CFileReader] = {} if before is None else dict(before._files)
         self._bloom: BloomReader | None = None
         self._index = self._open_index(schema)
         self.row_count = self._index.num_values
         self.min_key, self.max_key = self._key_bounds()
         self.undo_files = tuple(self._open_delta(d.block.id, undo=True) for d in message.undo_deltas)
         self.redo_files = tuple(self._open_delta(d.block.id, undo=False) for d in message.redo_deltas)
-        self.memory = DeltaMemStore(self.row_count)
+        self.memory = DeltaMemStore(self.row_count) if memory is None else memory
+        self.flushing = flushing
+        self._flushing_runs: list[DeltaRun] | None = None
+        self._forget_unnamed()
 
     @classmethod
     def open(cls, message: Any, blocks: BlockManager, schema: Schema, *, cache: BlockCache | None = None) -> DiskRowSet:
@@ -75,8 +85,28 @@ class DiskRowSet:
         """
         return cls(message, blocks, schema, cache)
 
+    def successor(self, message: Any, *, memory: DeltaMemStore | None = None, flushing: DeltaMemStore | None = None,
+                  schema: Schema | None = None) -> DiskRowSet:
+        """The same rows under another entry of a superblock: after, or during, a flush or compaction of its deltas.
+
+        Files that both name stay open and are shared. This object goes on as it is, for the scans that hold it.
+
+        Args:
+            memory: its delta memory store. Default: this one's.
+            flushing: a store that the message's files do not hold yet and that takes no more changes.
+        """
+        return DiskRowSet(message, self._blocks, schema or self._schema, self._cache, self,
+                          self.memory if memory is None else memory, flushing)
+
     # -- files ---------------------------------------------------------------------------------------------------------
     def _open(self, block_id: int, what: str) -> CFileReader:
+        with self._lock:
+            reader = self._files.get(block_id)
+            if reader is None:
+                reader = self._files[block_id] = self._open_anew(block_id, what)
+            return reader
+
+    def _open_anew(self, block_id: int, what: str) -> CFileReader:
         block = self._blocks.open_block(block_id)
         name = f"{block.path}: block {block_name(block_id)} ({what} of rowset {self.id})"
         try:
@@ -84,6 +114,10 @@ class DiskRowSet:
         except KuduStorageError as error:
             error.path = error.path or name
             raise
+
+    def _forget_unnamed(self) -> None:
+        named = {reference.block_id for reference in rowset_blocks(self.message)}
+        self._files = {block_id: reader for block_id, reader in self._files.items() if block_id in named}
 
     def _open_index(self, schema: Schema) -> CFileReader:
         """The file whose value index finds keys: the ad hoc index of a composite key, else the key column's."""
@@ -114,11 +148,7 @@ class DiskRowSet:
         """The file of a column, or None: the rowset was written before the column was added."""
         if column_id is None or column_id not in self._column_blocks:
             return None
-        with self._lock:
-            reader = self._columns.get(column_id)
-            if reader is None:
-                reader = self._columns[column_id] = self._open(self._column_blocks[column_id], f"column {column_id}")
-            return reader
+        return self._open(self._column_blocks[column_id], f"column {column_id}")
 
     @property
     def index(self) -> CFileReader:
@@ -129,10 +159,23 @@ class DiskRowSet:
         """The bloom filter, or None where the rowset has none."""
         if not self.message.HasField("bloom_block") or self.message.bloom_block.id == NO_BLOCK:
             return None
-        with self._lock:
-            if self._bloom is None:
-                self._bloom = BloomReader(self._open(self.message.bloom_block.id, "bloom filter"))
-            return self._bloom
+        if self._bloom is None:
+            self._bloom = BloomReader(self._open(self.message.bloom_block.id, "bloom filter"))
+        return self._bloom
+
+    def _memory_runs(self) -> list[DeltaRun]:
+        """The store that is being flushed, as the deltas of a file."""
+        if self.flushing is None or not self.flushing.change_count:
+            return []
+        if self._flushing_runs is None:
+            cells = DeltaCells(undo=False)
+            runs: list[DeltaRun] = []
+            row: int | None = 0
+            while row is not None:
+                row = self.flushing.write_to(cells, row)
+                runs.append(DeltaRun.decode(cells.take(), undo=False, rows=self.row_count))
+            self._flushing_runs = runs
+        return self._flushing_runs
 
     # -- keys ----------------------------------------------------------------------------------------------------------
     def finder(self, *, with_bloom: bool = True) -> KeyFinder:
@@ -177,13 +220,14 @@ class DiskRowSet:
         applier = DeltaApplier(layout, snapshot, since=since, deleted_column=deleted_column)
         undos = [f.window() for f in self.undo_files if f.matters(snapshot, since)]
         redos = [f.window() for f in self.redo_files if f.matters(snapshot, since)]
+        in_flush = self._memory_runs()
         reader = RowSetReader(applier, [self.column(c.id) for c in layout.schema], self.row_count)
         for first, end in ranges:
             for at in range(first, end, batch_rows):
                 count = min(batch_rows, end - at)
                 try:
                     block = reader.read(at, count, [run for w in undos for run in w.runs(at, at + count)],
-                                        [run for w in redos for run in w.runs(at, at + count)],
+                                        [*(run for w in redos for run in w.runs(at, at + count)), *in_flush],
                                         self.memory if self.memory.change_count else None)
                 except CorruptionError as error:
                     error.path = error.path or f"rowset {self.id}"
