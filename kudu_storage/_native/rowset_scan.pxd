@@ -27,6 +27,7 @@ cdef class RowSetReader:
     """Rows of one rowset, batch by batch. One thread."""
     cdef readonly DeltaApplier applier
     cdef readonly int64_t row_count
+    cdef readonly int64_t read_bytes        # of byte strings, in the base columns of the batch read last
     cdef list cursors                       # by column of the layout: ColumnCursor, or None where the rowset lacks it
     cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out, int32_t target) except -1
     cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1

@@ -143,6 +143,7 @@ cdef class RowSetReader:
         if cursor is not None:
             with nogil:
                 cursor.read(<uint64_t> first, <uint64_t> count, &out.columns[target], 0)
+            self.read_bytes += <int64_t> out.columns[target].data_bytes
             return 0
         with nogil:
             status = _fill_default(info, &out.columns[target], count)
@@ -185,6 +186,7 @@ cdef class RowSetReader:
         cdef int64_t row, at = 0
         if first < 0 or count < 0 or first + count > self.row_count:
             raise InvalidArgument(f"rows {first} to {first + count} of {self.row_count}")
+        self.read_bytes = 0
         applier.prepare(first, count, undos, redos, memory)
         if applier.shown_count == 0:
             return None

@@ -21,6 +21,7 @@ from kudu_storage._native.mvcc import Snapshot
 from kudu_storage._native.row_layout import RowLayout
 from kudu_storage._native.rowset_scan import KeyFinder, RowSetReader
 from kudu_storage.cfile.block_source import BlockSource, open_column_file
+from kudu_storage.common.limits import MIB
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import BadFormat, CorruptionError, KuduStorageError
 from kudu_storage.fs.block_references import rowset_blocks
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from kudu_storage.fs.blocks.manager import BlockManager
 
 BATCH_ROWS = 8192
+# A batch grows from few rows to as many as hold so many bytes of byte strings: cells may be 64 MiB, a column's 2 GiB.
+_FEW_ROWS = 16
+_BATCH_BYTES = 16 * MIB
 _MIN_KEY, _MAX_KEY = "min_key", "max_key"
 
 
@@ -222,16 +226,24 @@ class DiskRowSet:
         redos = [f.window() for f in self.redo_files if f.matters(snapshot, since)]
         in_flush = self._memory_runs()
         reader = RowSetReader(applier, [self.column(c.id) for c in layout.schema], self.row_count)
+        step = min(batch_rows, _FEW_ROWS) if any(c.type.is_binary for c in layout.schema) else batch_rows
         for first, end in ranges:
-            for at in range(first, end, batch_rows):
-                count = min(batch_rows, end - at)
+            at = first
+            while at < end:
+                count = min(step, end - at)
                 try:
                     block = reader.read(at, count, [run for w in undos for run in w.runs(at, at + count)],
                                         [*(run for w in redos for run in w.runs(at, at + count)), *in_flush],
                                         self.memory if self.memory.change_count else None)
-                except CorruptionError as error:
-                    error.path = error.path or f"rowset {self.id}"
+                except (CorruptionError, MemoryError) as error:
+                    if count > _FEW_ROWS and layout.schema:     # cells of another size than before, or damage
+                        step = _FEW_ROWS
+                        continue
+                    if isinstance(error, CorruptionError):
+                        error.path = error.path or f"rowset {self.id}"
                     raise
+                at += count
+                step = _next_step(count, reader.read_bytes, batch_rows)
                 if block is not None:
                     yield block
 
@@ -261,3 +273,9 @@ class DiskRowSet:
 
     def __repr__(self) -> str:
         return f"<DiskRowSet {self.id}: {self.row_count} rows, {len(self._column_blocks)} columns>"
+
+
+def _next_step(rows: int, read_bytes: int, batch_rows: int) -> int:
+    """Rows of the next batch, after one of `rows` rows with so many bytes of byte strings."""
+    wanted = rows * _BATCH_BYTES // read_bytes if read_bytes else batch_rows
+    return max(1, min(batch_rows, 8 * max(rows, _FEW_ROWS), wanted))

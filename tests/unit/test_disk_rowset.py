@@ -17,7 +17,7 @@ from kudu_storage._native.mvcc import Snapshot
 from kudu_storage._native.row_layout import RowLayout
 from kudu_storage.bootstrap.rowsets_on_disk import history_mark
 from kudu_storage.common.schema import Schema
-from kudu_storage.errors import InvalidArgument
+from kudu_storage.errors import BadFormat, InvalidArgument
 from kudu_storage.fs.blocks import BlockManager, open_block_manager
 from kudu_storage.fs.superblock import Superblock, read_superblock
 from kudu_storage.tablet.disk_rowset import DiskRowSet
@@ -169,3 +169,27 @@ def _newest(superblock: Superblock, blocks: BlockManager, file: int) -> int:
     stats = rowsets_of(superblock, blocks)[0].undo_files[file].stats
     assert stats is not None
     return stats.max_timestamp
+
+
+def test_batches_are_bounded_by_the_bytes_of_their_cells(root: Path, blocks: BlockManager,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    superblock = superblock_of(root)
+    rowset = rowsets_of(superblock, blocks)[0]
+    layout = RowLayout(superblock.schema)
+    whole = list(rowset.scan(layout, EVERYTHING))
+    assert len(whole[0]) <= 16 < max(len(b) for b in whole)
+    monkeypatch.setattr("kudu_storage.tablet.disk_rowset._BATCH_BYTES", 200)
+    bounded = list(rowset.scan(layout, EVERYTHING))
+    assert max(len(b) for b in bounded[2:]) < 40 < max(len(b) for b in whole)
+    assert cells(iter(bounded)) == cells(iter(whole))
+
+
+def test_columns_whose_files_were_exchanged_are_refused(root: Path, blocks: BlockManager) -> None:
+    superblock = superblock_of(root)
+    message = type(superblock.message.rowsets[0])()
+    message.CopyFrom(superblock.message.rowsets[0])
+    first, second = message.columns[1].block, message.columns[2].block
+    first.id, second.id = second.id, first.id
+    rowset = DiskRowSet.open(message, blocks, superblock.schema)
+    with pytest.raises(BadFormat, match="a file of"):
+        list(rowset.scan(RowLayout(superblock.schema), EVERYTHING))
