@@ -11,6 +11,9 @@ P3  A COMMIT can be written before that of an operation before it, which a crash
     without COMMIT names stays as it was before it: what later operations made of it is not known here.
 P4  After a problem nothing more is applied; entries are still counted. Rows of the operation in hand, if some were
     applied, are hidden by `cut_timestamp`.
+P5  With the rowsets on disk at hand (`stores`), a COMMIT's stores decide: what names none that is active was flushed and
+    is passed over, unread; what names a MemRowSet goes into `rows`, where a key not met is dead; what names a rowset's
+    delta store goes into that rowset's DeltaMemStore, at the row its key is found at.
 May not touch: files, sockets. One thread at a time.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -19,7 +22,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from kudu_storage._native.bloom cimport city_hash64
 from kudu_storage._native.cursor cimport Cursor, Field, Slice, cursor_left, cursor_of, read_field
+from kudu_storage._native.delta cimport (
+    CHANGE_DELETE, ByteBuffer, buffer_free, change_of_row, change_start,
+)
+from kudu_storage._native.delta_memstore cimport DeltaMemStore
 from kudu_storage._native.entry cimport (
     ENTRY_COMMIT, ENTRY_REPLICATE, OP_ALTER_SCHEMA, OP_CHANGE_CONFIG, OP_NO_OP, OP_PARTICIPANT, OP_WRITE, LogEntry,
     next_entry,
@@ -30,6 +38,7 @@ from kudu_storage._native.row_ops cimport (
     DECODE_END, DECODE_OK, ROW_DELETE, ROW_DELETE_IGNORE, ROW_INSERT, ROW_INSERT_IGNORE, ROW_UPDATE, ROW_UPDATE_IGNORE,
     ROW_UPSERT, ROW_UPSERT_IGNORE, ROW_VALID, DecodedRow, DecodeStatus, RowScratch, decode_row,
 )
+from kudu_storage._native.rowset_scan cimport KeyFinder
 from kudu_storage._native.segment cimport BatchChunk
 from kudu_storage.bootstrap.rules cimport (
     ACTION_CONTRADICTION, ACTION_DELETE, ACTION_INSERT, ACTION_NONE, ACTION_REMEMBER_DEAD, ACTION_UNKNOWN,
@@ -98,12 +107,26 @@ cdef struct PendingOp:
     Slice request
     Slice result
 
+# What a COMMIT says of one row operation.
+cdef struct _Outcome:
+    RowOutcome outcome
+    int32_t active_count        # stores that it changed and that are not flushed
+    Py_ssize_t target           # of the last of them: its place in `rowsets`, or -1: the MemRowSet
+
 cdef struct WriteRequest:
     Slice schema
     Slice rows
     Slice indirect
     int64_t auto_counter
     bint has_transaction
+
+# A rowset on disk, as the superblock has it. The objects are the Replayer's `store_keeps`.
+cdef struct RowSetStore:
+    int64_t id
+    int64_t last_durable_dms_id
+    void* finder                # KeyFinder; NULL: rowsets are not at hand
+    void* memory                # DeltaMemStore
+    const uint8_t* live         # by row, what its files say of it; NULL unless pending operations are applied
 
 cdef struct Counters:
     int64_t entries
@@ -138,6 +161,10 @@ cdef class Replayer:
     Args:
         rows: the MemRowSet to fill.
         layout: its current layout.
+        last_durable_mrs_id: of the superblock; None: there is none.
+        rowsets: (id, last durable delta store id) of its rowsets.
+        stores: of each of them (KeyFinder, DeltaMemStore): what the log has beyond its files goes in there (P5). None:
+            rows come from the log alone.
     """
     cdef MemRowSet rows
     cdef RowLayout layout
@@ -180,11 +207,11 @@ cdef class Replayer:
     cdef int64_t highest_buffered       # highest index with a COMMIT among those pending
     cdef int64_t last_term
     cdef int64_t last_index
-    cdef uint64_t last_seen_timestamp
-    cdef uint64_t highest_applied_timestamp
+    cdef uint64_t highest_timestamp
     cdef int64_t highest_memrowset
     cdef int64_t applied_index
     cdef int64_t applied_term
+    cdef uint64_t applied_time
     cdef ProblemCode problem_code
     cdef int64_t problem_term
     cdef int64_t problem_index
@@ -198,13 +225,16 @@ cdef class Replayer:
     cdef int32_t reload_segment
     cdef bint knows_flushed                 # a superblock told what is flushed:
     cdef int64_t last_durable_mrs_id
-    cdef int64_t* rowsets                   # pairs of rowset id and last durable delta store id
+    cdef RowSetStore* rowsets
     cdef Py_ssize_t rowset_count
+    cdef readonly bint has_stores           # P5
+    cdef list store_keeps
+    cdef ByteBuffer change                  # scratch
     cdef int64_t orphan_term                # of the first orphaned COMMIT that needs replay; index 0: none
     cdef int64_t orphan_index
 
     def __cinit__(self, MemRowSet rows not None, RowLayout layout not None, *, last_durable_mrs_id=None,
-                  rowsets=(), size_t pending_bytes_max=PENDING_BYTES_MAX):
+                  rowsets=(), stores=None, size_t pending_bytes_max=PENDING_BYTES_MAX):
         self.rows = rows
         self.layout = layout
         self.info = &layout.info
@@ -223,13 +253,29 @@ cdef class Replayer:
         self.pending_bytes_max = pending_bytes_max
         self.knows_flushed = last_durable_mrs_id is not None
         self.last_durable_mrs_id = last_durable_mrs_id if self.knows_flushed else 0
-        self.rowsets = <int64_t*> calloc(len(rowsets) + 1, 2 * sizeof(int64_t))
+        self.has_stores = stores is not None
+        self.store_keeps = []
+        self.rowsets = <RowSetStore*> calloc(len(rowsets) + 1, sizeof(RowSetStore))
         if self.rowsets == NULL:
             raise MemoryError()
         for rowset, durable in rowsets:
-            self.rowsets[2 * self.rowset_count] = rowset
-            self.rowsets[2 * self.rowset_count + 1] = durable
+            self.rowsets[self.rowset_count].id = rowset
+            self.rowsets[self.rowset_count].last_durable_dms_id = durable
             self.rowset_count += 1
+        if self.has_stores:
+            self._take_stores(stores)
+
+    cdef int _take_stores(self, stores) except -1:
+        cdef KeyFinder finder
+        cdef DeltaMemStore memory
+        cdef Py_ssize_t i
+        if len(stores) != self.rowset_count:
+            raise InternalError(f"{len(stores)} stores of {self.rowset_count} rowsets")
+        for i, (finder, memory) in enumerate(stores):
+            self.store_keeps.append((finder, memory))
+            self.rowsets[i].finder = <void*> finder
+            self.rowsets[i].memory = <void*> memory
+        return 0
 
     def __dealloc__(self):
         cdef int64_t index
@@ -238,6 +284,7 @@ cdef class Replayer:
                 _release(self, self._slot(index))
             free(self.ring)
         free(self.rowsets)
+        buffer_free(&self.change)
 
     cdef PendingOp* _slot(self, int64_t index) noexcept nogil:
         return &self.ring[(self.head + <size_t> (index - self.first_pending)) & self.mask]
@@ -280,6 +327,18 @@ cdef class Replayer:
         if self.problem_code != PROBLEM_NONE and self.problem_code != PROBLEM_STOPPED:
             return EVENT_DONE
         return self.resume()
+
+    def set_live_rows(self, list live not None):
+        """Before finish(include_pending=True), with stores: for each rowset a byte a row, 1: its files show it."""
+        cdef Py_ssize_t i
+        cdef bytes rows
+        if not self.has_stores or len(live) != self.rowset_count:
+            raise InternalError(f"live rows of {len(live)} rowsets")
+        for i, rows in enumerate(live):
+            if len(rows) != (<DeltaMemStore> self.rowsets[i].memory).row_count:
+                raise InternalError(f"{len(rows)} live rows")
+            self.store_keeps.append(rows)
+            self.rowsets[i].live = <const uint8_t*> <const char*> rows
 
     def add_projection(self, Projection projection not None):
         """Answer to CLIENT_SCHEMA."""
@@ -377,6 +436,16 @@ cdef class Replayer:
         return None if self.applied_index == 0 else (self.applied_term, self.applied_index)
 
     @property
+    def last_timestamp(self):
+        """Timestamp of the last REPLICATE; 0: none."""
+        return self.highest_timestamp
+
+    @property
+    def applied_timestamp(self):
+        """Timestamp of the last operation applied in turn; 0 before the first."""
+        return self.applied_time
+
+    @property
     def committed(self):
         """The highest index with a COMMIT entry, or 0."""
         return self.committed_index
@@ -429,16 +498,6 @@ cdef class Replayer:
                                                                                       op.result.size)
             found.append((op.term, index, op.op_type, op.timestamp, request, result))
         return found
-
-    @property
-    def last_timestamp(self):
-        """That of the last REPLICATE, or 0."""
-        return self.last_seen_timestamp
-
-    @property
-    def applied_timestamp(self):
-        """The highest one of an operation applied, or 0."""
-        return self.highest_applied_timestamp
 
     @property
     def highest_memrowset_id(self):
@@ -504,7 +563,7 @@ cdef void _pop_front(Replayer self) noexcept nogil:
     cdef PendingOp* op = self._slot(self.first_pending)
     self.applied_index = self.first_pending
     self.applied_term = op.term
-    self.highest_applied_timestamp = max(self.highest_applied_timestamp, op.timestamp)
+    self.applied_time = max(self.applied_time, op.timestamp)
     self.counters.ops_applied += 1
     _release(self, op)
     self.head = (self.head + 1) & self.mask
@@ -585,7 +644,7 @@ cdef bint _spoilt(Cursor batch) noexcept nogil:
     return status < 0
 
 
-cdef int _run(Replayer self) noexcept nogil:
+cdef int _run(Replayer self) except -1 nogil:
     """Apply what is ready, then take entries, until the chunk is used up or an event comes."""
     cdef int status
     cdef LogEntry entry
@@ -640,7 +699,7 @@ cdef int _take_entry(Replayer self, const LogEntry* entry) noexcept nogil:
             self.max_index = entry.index
         self.last_term = entry.term
         self.last_index = entry.index
-        self.last_seen_timestamp = max(self.last_seen_timestamp, entry.timestamp)
+        self.highest_timestamp = max(self.highest_timestamp, entry.timestamp)
         if self.problem_code == PROBLEM_NONE:
             return _take_replicate(self, entry, offset)
     else:
@@ -725,14 +784,14 @@ cdef void _check_orphan(Replayer self, const LogEntry* entry) noexcept nogil:
     if not self.knows_flushed or self.orphan_index:
         return
     while _next_outcome(self, &results, &outcome) == 1:
-        if outcome.outcome == OUTCOME_MUTATED and outcome.is_active:
+        if outcome.outcome == OUTCOME_MUTATED and outcome.active_count:
             self.orphan_term = entry.term
             self.orphan_index = entry.index
             return
 
 
-cdef int _read_store(Replayer self, Slice message, bint* active) noexcept nogil:
-    """Parse a MemStoreTargetPB: 0, or -1 malformed. `active`: set where that store is not flushed.
+cdef int _read_store(Replayer self, Slice message, _Outcome* out) noexcept nogil:
+    """Parse a MemStoreTargetPB: 0, or -1 malformed. A store that is not flushed counts as active.
 
     A rowset that the superblock does not know is gone: flushed since.
     """
@@ -753,16 +812,19 @@ cdef int _read_store(Replayer self, Slice message, bint* active) noexcept nogil:
             delta_store = <int64_t> field.value
     if memrowset >= 0:
         self.highest_memrowset = max(self.highest_memrowset, memrowset)
-        active[0] |= memrowset > self.last_durable_mrs_id
+        if memrowset > self.last_durable_mrs_id:
+            out.active_count += 1
+            out.target = -1
         return 0
     for i in range(self.rowset_count):
-        if self.rowsets[2 * i] == rowset:
-            active[0] |= delta_store > self.rowsets[2 * i + 1]
+        if self.rowsets[i].id == rowset and delta_store > self.rowsets[i].last_durable_dms_id:
+            out.active_count += 1
+            out.target = i
     return 0
 
 
 # -- applying ----------------------------------------------------------------------------------------------------------
-cdef int _drain(Replayer self) noexcept nogil:
+cdef int _drain(Replayer self) except -1 nogil:
     """Apply the operations at the front that have their COMMIT (D1)."""
     cdef PendingOp* op
     cdef int status
@@ -777,7 +839,7 @@ cdef int _drain(Replayer self) noexcept nogil:
     return EVENT_DONE
 
 
-cdef int _finish(Replayer self) noexcept nogil:
+cdef int _finish(Replayer self) except -1 nogil:
     cdef PendingOp* op
     cdef int status
     while self.finish_index < self.next_index:
@@ -806,7 +868,7 @@ cdef bint _has_failed(Replayer self, Slice result) noexcept nogil:
     return _next_outcome(self, &results, &outcome) == 1 and outcome.outcome == OUTCOME_FAILED
 
 
-cdef int _apply(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
+cdef int _apply(Replayer self, PendingOp* op, int64_t index) except -1 nogil:
     if op.absent:
         self.reload_segment = op.segment
         self.reload_offset = op.file_offset
@@ -858,11 +920,6 @@ cdef bint _parse_write(Slice request, WriteRequest* write) noexcept nogil:
     return write.schema.data != NULL
 
 
-cdef struct _Outcome:
-    RowOutcome outcome
-    bint is_active              # a store that it changed is not flushed
-
-
 cdef int _next_outcome(Replayer self, Cursor* results, _Outcome* out) noexcept nogil:
     """The next OperationResultPB of a TxResultPB: 1, 0 at the end, -1 malformed."""
     cdef Field field
@@ -875,7 +932,8 @@ cdef int _next_outcome(Replayer self, Cursor* results, _Outcome* out) noexcept n
             return -1
         if field.number == 1 and field.wire == 2:
             break
-    out.is_active = False
+    out.active_count = 0
+    out.target = -1
     inner = cursor_of(field.bytes.data, field.bytes.size)
     while cursor_left(&inner):
         if not read_field(&inner, &field):
@@ -886,7 +944,7 @@ cdef int _next_outcome(Replayer self, Cursor* results, _Outcome* out) noexcept n
             failed = True
         elif field.number == 3 and field.wire == 2:
             mutated = True
-            if _read_store(self, field.bytes, &out.is_active) < 0:      # two of them while a compaction runs
+            if _read_store(self, field.bytes, out) < 0:      # two of them while a compaction runs
                 return -1
     if failed:
         out.outcome = OUTCOME_FAILED
@@ -915,7 +973,31 @@ cdef bint _select_schema(Replayer self, Slice schema) noexcept nogil:
     return False
 
 
-cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogil:
+cdef int _pass_over(Replayer self, const PendingOp* op) noexcept nogil:
+    """1: no row operation of a committed write changed a store that is active, so its rows need not be looked at. 0: some
+    did. -1: the COMMIT is malformed."""
+    cdef Cursor results = cursor_of(op.result.data, op.result.size)
+    cdef _Outcome outcome
+    cdef int64_t failed = 0, ignored = 0, flushed = 0
+    cdef int more
+    while True:
+        more = _next_outcome(self, &results, &outcome)
+        if more <= 0:
+            break
+        if outcome.active_count and outcome.outcome == OUTCOME_MUTATED:
+            return 0
+        failed += outcome.outcome == OUTCOME_FAILED
+        ignored += outcome.outcome == OUTCOME_NOTHING
+        flushed += outcome.outcome == OUTCOME_FLUSHED or outcome.outcome == OUTCOME_MUTATED
+    if more < 0:
+        return -1
+    self.counters.rows_failed += failed
+    self.counters.rows_ignored += ignored
+    self.counters.rows_flushed += flushed
+    return 1
+
+
+cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) except -1 nogil:
     cdef WriteRequest write
     cdef Cursor rows, results
     cdef _Outcome outcome
@@ -927,6 +1009,10 @@ cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogi
         return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, -1)
     if write.has_transaction:
         return _write_problem(self, PROBLEM_TRANSACTION, op, index, -1)
+    if self.has_stores and op.committed:
+        status = _pass_over(self, op)
+        if status != 0:
+            return EVENT_DONE if status > 0 else _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, -1)
     if not _select_schema(self, write.schema):
         return EVENT_CLIENT_SCHEMA
     rows = cursor_of(write.rows.data, write.rows.size)
@@ -948,7 +1034,9 @@ cdef int _apply_write(Replayer self, PendingOp* op, int64_t index) noexcept nogi
                 return _write_problem(self, PROBLEM_WRITE_MALFORMED, op, index, number)
         else:
             outcome.outcome = OUTCOME_OPEN
-        status = _apply_row(self, op, index, number, row, outcome.outcome)
+            outcome.active_count = 0
+            outcome.target = -1
+        status = _apply_row(self, op, index, number, row, &outcome)
         if status != EVENT_DONE:
             return status
         number += 1
@@ -971,8 +1059,58 @@ cdef inline RowKind _kind_of(int32_t op) noexcept nogil:
     return KIND_UPDATE if op == ROW_UPDATE or op == ROW_UPDATE_IGNORE else KIND_DELETE
 
 
+cdef int _find_live(Replayer self, const DecodedRow* row, Py_ssize_t* target, int64_t* place) except -1 nogil:
+    """The rowset in which the row is live and its place there; none: `target` is -1. For operations without COMMIT."""
+    cdef Py_ssize_t i
+    cdef uint64_t key_hash = city_hash64(row.key, row.key_size)
+    cdef int dead
+    target[0] = -1
+    for i in range(self.rowset_count):
+        place[0] = (<KeyFinder> self.rowsets[i].finder).find(row.key, row.key_size, key_hash)
+        if place[0] < 0:
+            continue
+        dead = (<DeltaMemStore> self.rowsets[i].memory).last_is_delete(<uint64_t> place[0])
+        if dead == 0 or (dead < 0 and self.rowsets[i].live != NULL and self.rowsets[i].live[place[0]]):
+            target[0] = i
+            return 0
+    return 0
+
+
+cdef int _apply_to_rowset(Replayer self, const PendingOp* op, int64_t index, int64_t number, const DecodedRow* row,
+                          RowOutcome outcome, Py_ssize_t target, int64_t place) except -1 nogil:
+    """A change of a row on disk. `place`: its row there, or -1: to be looked for."""
+    cdef RowSetStore* store = &self.rowsets[target]
+    cdef RowKnowledge knowledge = ROW_LIVE
+    cdef RowAction action
+    cdef int status
+    if place < 0:
+        place = (<KeyFinder> store.finder).find(row.key, row.key_size, city_hash64(row.key, row.key_size))
+    if place < 0 or (<DeltaMemStore> store.memory).last_is_delete(<uint64_t> place) == 1:
+        knowledge = ROW_DEAD
+    action = judge_row(_kind_of(row.op), row.op >= ROW_INSERT_IGNORE, outcome, knowledge, False, row.immutable_set)
+    self.change.size = 0
+    if action == ACTION_DELETE:
+        self.counters.rows_deleted += 1
+        change_start(&self.change, CHANGE_DELETE)
+    elif action == ACTION_UPDATE and change_of_row(&self.change, self.info, row):
+        self.counters.rows_updated += 1
+    elif action == ACTION_UPDATE or action == ACTION_NONE:
+        self.counters.rows_ignored += 1
+        return EVENT_DONE
+    else:
+        return _write_problem(self, PROBLEM_ROW_CONTRADICTION, op, index, number)
+    if self.change.failed:
+        return EVENT_MEMORY
+    status = (<DeltaMemStore> store.memory).put(<uint64_t> place, op.timestamp, self.change.data,
+                                                <uint32_t> self.change.size, index)
+    return EVENT_DONE if status == 0 else EVENT_MEMORY
+
+
 cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, int64_t number, const DecodedRow* row,
-                           RowOutcome outcome) noexcept nogil:
+                           const _Outcome* result) except -1 nogil:
+    cdef RowOutcome outcome = result.outcome
+    cdef Py_ssize_t target = result.target
+    cdef int64_t place = -1
     cdef Position position
     cdef RowKnowledge knowledge
     cdef RowState state
@@ -994,6 +1132,12 @@ cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, in
             return _write_problem(self, PROBLEM_ROW_INVALID, op, index, number)
         self.counters.rows_ignored += 1
         return EVENT_DONE
+    if self.has_stores and op.committed:
+        if outcome == OUTCOME_FLUSHED or result.active_count == 0:
+            self.counters.rows_flushed += 1
+            return EVENT_DONE
+        if result.active_count > 1:
+            return _write_problem(self, PROBLEM_ROW_CONTRADICTION, op, index, number)
     if self.in_doubt is not None:
         self.in_doubt.find(row, &position)
         if not op.committed:        # only to note its rows
@@ -1002,10 +1146,16 @@ cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, in
         if position.found:
             self.counters.rows_unknown += 1
             return EVENT_DONE
+    if self.has_stores and target >= 0:
+        return _apply_to_rowset(self, op, index, number, row, outcome, target, -1)
     self.rows.find(row, &position)
     state = self.rows.state_at(&position)
+    if self.has_stores and not op.committed and state != STATE_LIVE:
+        _find_live(self, row, &target, &place)
+        if target >= 0:
+            return _apply_to_rowset(self, op, index, number, row, outcome, target, place)
     if state == STATE_ABSENT:
-        knowledge = ROW_DEAD if self.first_index == 1 else ROW_UNKNOWN
+        knowledge = ROW_DEAD if self.first_index == 1 or self.has_stores else ROW_UNKNOWN
     else:
         knowledge = ROW_LIVE if state == STATE_LIVE else ROW_DEAD
     kind = _kind_of(row.op)

@@ -7,11 +7,15 @@ asked for something impossible, or that this package has a bug.
 
 L1  What is applied is a prefix of the log: after the first thing that cannot be trusted, entries are only counted.
 L2  Rows are shown only as far as the log alone proves them (rules.pxd, D4; schema_evidence.py, E3).
+L3  With the data directories at hand, rows are the flushed ones and what the log has beyond them. Where the log cannot
+    be trusted to its end, they are shown as of the last operation before that: never some rows newer than others.
+    Damage in a flushed store shows no row at all.
 """
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +28,7 @@ from kudu_storage.bootstrap._replayer import Replayer
 from kudu_storage.bootstrap.metadata import ReplicaMetadata, load_metadata
 from kudu_storage.bootstrap.replay_problems import replay_problem
 from kudu_storage.bootstrap.report import ReplayReport, SegmentOps
+from kudu_storage.bootstrap.rowsets_on_disk import damage, history_mark, live_rows, open_rowsets
 from kudu_storage.bootstrap.schema_evidence import Choice, HeaderSchema, choose_initial, doubts
 from kudu_storage.bootstrap.segment_feed import ScannedSegment, SegmentFeed
 from kudu_storage.common.limits import PENDING_BYTES_MAX
@@ -33,13 +38,16 @@ from kudu_storage.errors import (
     BadFormat,
     BlankSegment,
     CorruptionError,
+    DiskError,
     InternalError,
     InvalidArgument,
     KuduStorageError,
     MissingOperations,
+    NoSuchBlock,
     NotFound,
     SchemaUntrusted,
 )
+from kudu_storage.fs.blocks import BlockManager, open_block_manager
 from kudu_storage.fs.layout import TabletFiles, find_tablets
 from kudu_storage.protos import enum_name, message_class
 from kudu_storage.tablet.replayed import ReplayedTablet
@@ -49,7 +57,7 @@ from kudu_storage.wal.report import Problem, SegmentReport, SegmentStatus
 from kudu_storage.wal.sequence import tablet_problems, trusted_run
 
 if TYPE_CHECKING:
-    pass
+    from kudu_storage.tablet.disk_rowset import DiskRowSet
 
 _ERRORS = {error.kind: error for error in CorruptionError.__subclasses__()}
 
@@ -66,7 +74,8 @@ class Replay:
 
 
 def replay(directory: str | Path, tablet_id: str | None = None, *, at: int | None = None, include_pending: bool = False,
-           progress: Progress | None = None) -> Replay:
+           progress: Progress | None = None, data_dirs: Sequence[str | os.PathLike[str]] | None = None,
+           metadata_dir: str | os.PathLike[str] | None = None) -> Replay:
     """Rebuild one tablet.
 
     Args:
@@ -76,11 +85,14 @@ def replay(directory: str | Path, tablet_id: str | None = None, *, at: int | Non
         at: hybrid time; only operations below it are shown.
         include_pending: apply operations without a COMMIT too, as a server would once they commit.
         progress: see Progress.
+        data_dirs: the server's data roots (the values of --fs_data_dirs): flushed rows are read too.
+        metadata_dir: the root of consensus-meta and tablet-meta, where that is another one.
     Raises:
         NotFound: no such directory or tablet.
-        InvalidArgument: several tablets and none named.
+        InvalidArgument: several tablets and none named; `at` lies where the replica's history is no longer whole.
+        CorruptionError's kinds, DirectoryFailed, Unsupported: the data directories cannot be opened.
     """
-    found = find_tablets(Path(directory))
+    found = find_tablets(Path(directory), metadata_dir=metadata_dir)
     if tablet_id is not None:
         found = [f for f in found if f.tablet_id == tablet_id]
     if not found:
@@ -89,18 +101,26 @@ def replay(directory: str | Path, tablet_id: str | None = None, *, at: int | Non
     if len(found) > 1:
         raise InvalidArgument(f"{len(found)} tablets there", path=str(directory),
                               advice="name one of: " + ", ".join(f.tablet_id for f in found[:20]))
-    return replay_files(found[0], at=at, include_pending=include_pending, progress=progress)
+    blocks = None if data_dirs is None else open_block_manager(data_dirs, read_only=True)
+    return replay_files(found[0], at=at, include_pending=include_pending, progress=progress, blocks=blocks)
 
 
 def replay_files(files: TabletFiles, *, at: int | None = None, include_pending: bool = False,
-                 progress: Progress | None = None) -> Replay:
-    """Rebuild the tablet whose files were found by kudu_storage.fs.layout. Arguments as for replay()."""
+                 progress: Progress | None = None, blocks: BlockManager | None = None) -> Replay:
+    """Rebuild the tablet whose files were found by kudu_storage.fs.layout. Arguments as for replay().
+
+    `blocks`: the server's block store, if flushed rows are to be read too. It must stay open as long as the tablet.
+    """
     started = time.perf_counter()
-    run = _Run(files, load_metadata(files), progress)
+    run = _Run(files, load_metadata(files), progress, blocks)
     tablet = run.replay(at, include_pending)
     report = run.report
     if tablet is not None:
-        report.rows, report.checksum = tablet.count_and_checksum()
+        try:
+            report.rows, report.checksum = tablet.count_and_checksum()
+        except (CorruptionError, DiskError, NoSuchBlock) as error:
+            report.problems.append(damage(error))
+            tablet = None
     report.seconds = time.perf_counter() - started
     return Replay(tablet, report)
 
@@ -150,10 +170,13 @@ class _Schemas:
 
 
 class _Run:
-    def __init__(self, files: TabletFiles, metadata: ReplicaMetadata, progress: Progress | None) -> None:
+    def __init__(self, files: TabletFiles, metadata: ReplicaMetadata, progress: Progress | None,
+                 blocks: BlockManager | None) -> None:
         self._files = files
         self._metadata = metadata
         self._progress = progress
+        self._blocks = blocks
+        self._rowsets: list[DiskRowSet] | None = None       # None: rows come from the log alone
         self._segments: list[Segment] = []
         self._replayer: Replayer | None = None
         self._rows = MemRowSet()
@@ -169,6 +192,8 @@ class _Run:
     def replay(self, at: int | None, include_pending: bool) -> ReplayedTablet | None:
         try:
             self._open_segments()
+            if self._blocks is not None and not self._open_rowsets():
+                return None
             if not self._choose_schema():
                 return None
             self._read_all()
@@ -248,6 +273,22 @@ class _Run:
             segment.close()
         self._bytes_total = sum(s.file_size for s in self._segments)
 
+    def _open_rowsets(self) -> bool:
+        assert self._blocks is not None
+        superblock = self._metadata.superblock
+        if superblock is None:
+            if self._metadata.tells_no_superblock:
+                self._add_problem("missing_metadata", None, None,
+                                  "without tablet metadata nobody knows the flushed rows",
+                                  "name the folder that holds tablet-meta with --fs_metadata_dir")
+            return False
+        try:
+            self._rowsets = open_rowsets(superblock, self._blocks)
+        except (CorruptionError, DiskError, NoSuchBlock) as error:
+            self.report.problems.append(damage(error))
+            return False
+        return True
+
     def _open(self, file: SegmentFile) -> Segment | None:
         """The segment, or None and a line in the report. A footer that cannot be read does not hide the entries."""
         try:
@@ -301,7 +342,8 @@ class _Run:
         self._replayer = Replayer(
             self._rows, self._layout, pending_bytes_max=self._pending_bytes_max,
             last_durable_mrs_id=None if superblock is None else superblock.last_durable_mrs_id,
-            rowsets=[] if superblock is None else [(r.id, r.last_durable_dms_id) for r in superblock.rowsets])
+            rowsets=[] if superblock is None else [(r.id, r.last_durable_dms_id) for r in superblock.rowsets],
+            stores=None if self._rowsets is None else [(r.finder(), r.memory) for r in self._rowsets])
         return True
 
     # -- the log -------------------------------------------------------------------------------------------------------
@@ -433,6 +475,8 @@ class _Run:
     # -- after the log -------------------------------------------------------------------------------------------------
     def _finish(self, include_pending: bool) -> None:
         assert self._replayer is not None
+        if include_pending and self._rowsets is not None and self._replayer.pending_count:
+            self._replayer.set_live_rows([live_rows(r) for r in self._rowsets])
         event = self._replayer.finish(include_pending=include_pending)
         while event not in (_replayer.DONE, _replayer.PROBLEM):
             self._handle(event)
@@ -443,13 +487,14 @@ class _Run:
         counts = replayer.counts
         report.last_opid = str(OpId(*replayer.last_opid)) if replayer.last_opid else None
         report.applied_opid = str(OpId(*replayer.applied_opid)) if replayer.applied_opid else None
+        report.applied_timestamp = replayer.applied_timestamp
         report.committed_index = replayer.committed
         report.ops_by_type = {enum_name("kudu.consensus.OperationType", t): n for t, n in replayer.ops_by_type.items()}
         report.pending = [str(OpId(term, index)) for term, index, _, committed, _, _ in replayer.pending()
                           if not committed]
         report.replaced = counts["replaced"]
         report.row_operations = {n[5:]: counts[n] for n in counts if n.startswith("rows_")}
-        report.memory_bytes = self._rows.memory_bytes
+        report.memory_bytes = self._rows.memory_bytes + sum(r.memory.memory_bytes for r in self._rowsets or ())
         report.content_bytes = self._rows.content_bytes
         report.segments, report.segment_ops = _by_sequence(report.segments, report.segment_ops)
         self._judge_completeness(counts)
@@ -466,6 +511,8 @@ class _Run:
                               f"the log starts at index {starts_at}; what came before is in no flushed store{first}",
                               "copy the earlier segments from a backup or another replica; "
                               "only rows that this log proves are shown")
+        elif self._rowsets is not None:
+            return
         elif (starts_at is not None and starts_at > 1) or counts["rows_flushed"]:
             why = f"the log starts at index {starts_at}" if starts_at and starts_at > 1 else \
                 f"{counts['rows_flushed']} row operations were marked as flushed by a restart"
@@ -484,7 +531,23 @@ class _Run:
                               "only a segment header, which has no checksum, tells: " + ", ".join(unproved),
                               "put the replica's tablet-meta file beside the log; no rows are shown without it")
             visible_below = 0
-        return ReplayedTablet(self._files.tablet_id, self._rows, self._layout, at=at, visible_below=visible_below)
+        if self._rowsets is None:
+            return ReplayedTablet(self._files.tablet_id, self._rows, self._layout, at=at, visible_below=visible_below)
+        return self._whole_tablet(at, visible_below)
+
+    def _whole_tablet(self, at: int | None, visible_below: int | None) -> ReplayedTablet:
+        assert self._replayer is not None and self._layout is not None and self._rowsets is not None
+        superblock, schemas = self._metadata.superblock, self._schemas
+        assert superblock is not None and schemas is not None
+        layout = self._layout
+        if superblock.schema_version > schemas.version:
+            layout = RowLayout(superblock.schema)       # its ALTER was flushed, and is older than this log
+        if self._replayer.problem is not None:          # L3
+            bound = self._replayer.applied_timestamp + 1 if self._replayer.applied_timestamp else 0
+            visible_below = bound if visible_below is None else min(bound, visible_below)
+        return ReplayedTablet(self._files.tablet_id, self._rows, layout, at=at, visible_below=visible_below,
+                              rowsets=self._rowsets, blocks=self._blocks,
+                              history_mark=history_mark(superblock, self._rowsets, self._replayer.last_timestamp))
 
     def _doubts(self) -> list[str]:
         assert self._schemas is not None and self._first_layout is not None

@@ -20,6 +20,11 @@ class ReplicaMetadata:
     uuid: str | None = None
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def tells_no_superblock(self) -> bool:
+        """There is none, and no problem says so yet."""
+        return self.superblock is None and not any("tablet metadata" in p.detail for p in self.problems)
+
 
 def load_metadata(files: TabletFiles) -> ReplicaMetadata:
     """Read what there is. A file that should be there and is not, or cannot be read, is a problem; no exception."""

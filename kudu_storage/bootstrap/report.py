@@ -54,6 +54,7 @@ class ReplayReport:
     segment_ops: list[SegmentOps | None] = field(default_factory=list)      # beside `segments`; None: not replayed
     problems: list[Problem] = field(default_factory=list)
     applied_opid: str | None = None             # last operation applied in turn
+    applied_timestamp: int = 0                  # the highest hybrid time among those; 0: none
     row_operations: dict[str, int] = field(default_factory=dict)
     memory_bytes: int = 0
     content_bytes: int = 0
@@ -74,8 +75,8 @@ class ReplayReport:
             "replaced": self.replaced, "rows": self.rows, "checksum": self.checksum,
             "flushed_rowsets": self.flushed_rowsets, "segments": segments,
             "problems": [p.to_json() for p in self.problems], "applied_opid": self.applied_opid,
-            "row_operations": self.row_operations, "memory_bytes": self.memory_bytes,
-            "content_bytes": self.content_bytes, "seconds": round(self.seconds, 6),
+            "applied_timestamp": self.applied_timestamp, "row_operations": self.row_operations,
+            "memory_bytes": self.memory_bytes, "content_bytes": self.content_bytes, "seconds": round(self.seconds, 6),
         }
 
     def to_text(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from kudu_storage.cli.flags import FlagGroup
+from kudu_storage.cli.flags import FlagCommand, FlagGroup
 from kudu_storage.cli.roots import find_roots, with_roots
 from kudu_storage.cli.table import FORMATS
 
@@ -118,6 +118,35 @@ def _print_tree(out: Any, prefix: str, folder: Path) -> None:
             _print_tree(out, prefix + "---", folder / name)
         else:
             out.write(f"{prefix}{name}\n")
+
+
+@dump.command("cfile", cls=FlagCommand)
+@click.argument("block_id", type=click.IntRange(min=0, max=2**64 - 1))
+@with_roots
+@click.option("--print_meta/--noprint_meta", "--print-meta/--no-print-meta", default=True, show_default=True,
+              help="Print header and footer.")
+@click.option("--print_rows/--noprint_rows", "--print-rows/--no-print-rows", default=True, show_default=True,
+              help="Print each value.")
+@click.option("--block_manager", "--block-manager", default="", metavar="KIND",
+              help="Accepted for the real tool's sake: the directories say it themselves.")
+def dump_cfile(block_id: int, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
+               print_meta: bool, print_rows: bool, block_manager: str) -> None:
+    """Print a column file: header, footer and values."""
+    from kudu_storage.cfile.block_source import BlockSource, open_column_file
+    from kudu_storage.cfile.dump import header_and_footer, value_texts
+    from kudu_storage.cli.output import ByteExactOutput
+    from kudu_storage.fs.blocks import open_block_manager
+    from kudu_storage.protos.text import debug_string
+
+    roots = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    out = ByteExactOutput()
+    with open_block_manager(roots.data_roots, read_only=True) as manager, manager.open_block(block_id) as block:
+        reader = open_column_file(BlockSource(block.fd, block.offset, block.length, block.path, block))
+        if print_meta:
+            header, footer = header_and_footer(block.read, block.length)
+            out.write(f"Header:\n{debug_string(header)}\nFooter:\n{debug_string(footer)}\n")
+        for text in value_texts(reader) if print_rows else ():
+            out.write(text + "\n")
 
 
 @dump.command("block")

@@ -6,16 +6,20 @@ read-only. Exit codes: 0 nothing wrong, 1 a problem was found, 2 usage.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from kudu_storage.cli.flags import FlagGroup
+from kudu_storage.cli.flags import FlagCommand, FlagGroup
+from kudu_storage.cli.hybrid_time import HybridTime
 from kudu_storage.cli.roots import find_roots, with_roots
 from kudu_storage.cli.table import FORMATS
 
 if TYPE_CHECKING:
     from kudu_storage.fs.layout import TabletFiles
+    from kudu_storage.fs.superblock import Superblock
+    from kudu_storage.tablet.output import Format
 
 _MISSING = "copy the file from another replica, or name its folder with --fs_metadata_dir"
 
@@ -57,13 +61,9 @@ def _try_meta(files: TabletFiles) -> bool:
 def _print_meta(files: TabletFiles, indent: str) -> None:
     from kudu_storage.cli.output import ByteExactOutput
     from kudu_storage.common.cell_text import schema_text
-    from kudu_storage.errors import NotFound
-    from kudu_storage.fs.superblock import read_superblock
     from kudu_storage.protos.text import debug_string
 
-    if files.superblock_path is None:
-        raise NotFound(f"no tablet-meta file of tablet {files.tablet_id}", path=str(files.wal_dir), advice=_MISSING)
-    found = read_superblock(files.superblock_path)
+    found = _superblock_of(files)
     ByteExactOutput().write(
         f"{indent}Partition: {found.partition_schema.describe(found.partition)}\n"
         f"{indent}Table name: {found.table_name} Table id: {found.table_id}\n"
@@ -118,13 +118,106 @@ def block_ids(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs:
     """Print the ids of all data and delta blocks of a TABLET."""
     from kudu_storage.cli.block_lists import block_ids_text
     from kudu_storage.cli.output import ByteExactOutput
+
+    files = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet)
+    ByteExactOutput().write(block_ids_text(_superblock_of(files)))
+
+
+@dump.command("rowset", cls=FlagCommand)
+@click.argument("tablet")
+@with_roots
+@click.option("--dump_metadata/--nodump_metadata", "--dump-metadata/--no-dump-metadata", default=True,
+              show_default=True, help="Print each rowset's metadata first.")
+@click.option("--dump_all_columns/--nodump_all_columns", "--dump-all-columns/--no-dump-all-columns", default=True,
+              show_default=True, help="Print all columns and deltas of each row, else only its key.")
+@click.option("--dump_primary_key_bounds_only", "--dump-primary-key-bounds-only", is_flag=True,
+              help="With --dump_all_columns=false: only the first and the last key.")
+@click.option("--use_readable_format", "--use-readable-format", is_flag=True,
+              help="With --dump_all_columns=false: keys as text, not as encoded bytes.")
+@click.option("--nrows", type=int, default=-1, show_default=True, help="Rows to print; negative: all.")
+@click.option("--rowset_index", "--rowset-index", type=int, default=-1, help="Only the rowset with this id.")
+def rowset(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
+           dump_metadata: bool, dump_all_columns: bool, dump_primary_key_bounds_only: bool, use_readable_format: bool,
+           nrows: int, rowset_index: int) -> None:
+    """Print the flushed rowsets of a TABLET: base cells of each row with its UNDO and REDO deltas."""
+    from itertools import islice
+
+    from kudu_storage.cli.output import ByteExactOutput
+    from kudu_storage.errors import InvalidArgument
+    from kudu_storage.fs.blocks import open_block_manager
+    from kudu_storage.protos.text import debug_string
+    from kudu_storage.tablet.disk_rowset import DiskRowSet
+    from kudu_storage.tablet.rowset_dump import key_lines, row_lines
+
+    roots = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    superblock = _superblock_of(roots.tablet(tablet))
+    out = ByteExactOutput()
+    if not superblock.message.rowsets:
+        out.write(f"No rowsets found on disk for tablet {tablet}\n")
+        return
+    chosen = [r for r in superblock.message.rowsets if rowset_index in (-1, r.id)]
+    if not chosen:
+        raise InvalidArgument(f"no rowset {rowset_index} in tablet {tablet}",
+                              advice="one of " + ", ".join(str(r.id) for r in superblock.rowsets))
+    left = sys.maxsize if nrows < 0 else nrows
+    with open_block_manager(roots.data_roots, read_only=True) as blocks:
+        for message in chosen:
+            if rowset_index == -1:
+                out.write(f"\nDumping rowset {message.id}\n{'-' * 70}\n")
+            if dump_metadata:
+                out.write(f"  RowSet metadata: {debug_string(message)}\n\n")
+            if left <= 0:
+                continue
+            opened = DiskRowSet.open(message, blocks, superblock.schema)
+            lines = row_lines(opened, superblock.schema) if dump_all_columns else \
+                key_lines(opened, superblock.schema, readable=use_readable_format,
+                          bounds_only=dump_primary_key_bounds_only)
+            # The real tool prints both bounds or none.
+            for line in islice(lines, 2 if dump_primary_key_bounds_only and not dump_all_columns else left):
+                out.write(line + "\n")
+                left -= 1
+
+
+@local_replica.command("export", cls=FlagCommand)
+@click.argument("tablet")
+@with_roots
+@click.option("--format", "form", type=click.Choice(["parquet", "arrow", "csv", "jsonl"]),
+              help="Default: what the name given with --out says, else csv.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of standard output.")
+@click.option("--at", type=HybridTime(), metavar="TIMESTAMP", help="Only operations with a lower hybrid time.")
+@click.option("--columns", default="", metavar="NAMES", help="Comma-separated; default: all.")
+def export(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
+           form: str | None, out: Path | None, at: int | None, columns: str) -> None:
+    """Write the rows of a TABLET, flushed ones and those of its log, by primary key.
+
+    Nothing is written when a problem was found, unless the rows up to it are whole; see `kudu-storage replay`.
+    """
+    from kudu_storage.bootstrap.log_replay import replay_files
+    from kudu_storage.cli.replay import write_blocks
+    from kudu_storage.fs.blocks import open_block_manager
+
+    roots = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    chosen = form or ({".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".jsonl": "jsonl"}.get(
+        out.suffix.lower(), "csv") if out is not None else "csv")
+    with open_block_manager(roots.data_roots, read_only=True) as blocks:
+        result = replay_files(roots.tablet(tablet), at=at, blocks=blocks)
+        for problem in result.report.problems:
+            click.echo(f"problem: {problem}", err=True)
+        if result.tablet is not None:
+            names = [name for name in columns.split(",") if name] or None
+            schema = result.tablet.schema if names is None else result.tablet.schema.project(names)
+            write_blocks(result.tablet.scan(names), schema, cast("Format", chosen), out)
+            click.echo(f"{result.report.rows} rows, checksum {result.report.checksum}", err=True)
+    sys.exit(1 if result.report.problems else 0)
+
+
+def _superblock_of(files: TabletFiles) -> Superblock:
     from kudu_storage.errors import NotFound
     from kudu_storage.fs.superblock import read_superblock
 
-    files = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir).tablet(tablet)
     if files.superblock_path is None:
-        raise NotFound(f"no tablet-meta file of tablet {tablet}", path=str(files.wal_dir), advice=_MISSING)
-    ByteExactOutput().write(block_ids_text(read_superblock(files.superblock_path)))
+        raise NotFound(f"no tablet-meta file of tablet {files.tablet_id}", path=str(files.wal_dir), advice=_MISSING)
+    return read_superblock(files.superblock_path)
 
 
 @click.command("data_size")

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,59 +12,43 @@ import click
 
 from kudu_storage.bootstrap.log_replay import Replay, replay_files
 from kudu_storage.cli.flags import FlagCommand
+from kudu_storage.cli.hybrid_time import HybridTime
 from kudu_storage.cli.progress import ProgressLine
-from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.errors import InvalidArgument, KuduStorageError, NotFound
 from kudu_storage.fs.layout import TabletFiles, find_tablets
 from kudu_storage.fs.superblock import read_superblock
 
 if TYPE_CHECKING:
+    from kudu_storage._native.column_block import ColumnBlock
+    from kudu_storage.common.schema import Schema
+    from kudu_storage.fs.blocks import BlockManager
     from kudu_storage.tablet.output import Format
 
 FORMATS = ("jsonl", "csv", "arrow", "parquet")
 _SUFFIXES = {f".{name}": name for name in FORMATS} | {".json": "jsonl", ".feather": "arrow"}
 
 
-class HybridTime(click.ParamType):  # type: ignore[type-arg]
-    """A hybrid-time integer, or a date and time (UTC unless it says otherwise)."""
-
-    name = "timestamp"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        text = str(value)
-        if text.isdecimal():
-            if int(text) >= 2**64:
-                self.fail(f"{text} is above 64 bits", param, ctx)
-            return int(text)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(f"{text!r} is neither a hybrid-time integer nor a time such as 2026-11-23T14:59:24Z", param, ctx)
-        elapsed = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-        timestamp = from_micros((elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds)
-        if not 0 <= timestamp < 2**64:
-            self.fail(f"{text} is outside what hybrid time can say (1970 to 2112)", param, ctx)
-        return timestamp
-
-
 @click.command(cls=FlagCommand)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("tablet", required=False)
 @click.option("--at", type=HybridTime(), metavar="TIMESTAMP", help="Show only operations with a lower hybrid time.")
+@click.option("--fs_data_dirs", "--fs-data-dirs", default="", metavar="DIRS",
+              help="Roots of data blocks, comma-separated: read the flushed rows too.")
+@click.option("--fs_metadata_dir", "--fs-metadata-dir", default="", metavar="DIR",
+              help="Root of consensus-meta and tablet-meta, if it is not DIR.")
 @click.option("--include-pending", "--include_pending", is_flag=True,
               help="Apply operations without a COMMIT too, as a server would once they commit.")
 @click.option("--format", "row_format", type=click.Choice(FORMATS), help="Write rows in this format.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write rows to this file instead of standard output.")
 @click.option("--report", type=click.Choice(["json", "text"]), help="Form of the report. Default: text.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def replay(directory: Path, tablet: str | None, at: int | None, include_pending: bool, row_format: str | None,
-           out: Path | None, report: str | None, quiet: bool) -> None:
-    """Rebuild the rows of one or all tablets under DIR from their log segments alone.
+def replay(directory: Path, tablet: str | None, at: int | None, fs_data_dirs: str, fs_metadata_dir: str,
+           include_pending: bool, row_format: str | None, out: Path | None, report: str | None, quiet: bool) -> None:
+    """Rebuild the rows of one or all tablets under DIR.
 
-    DIR is a server's WAL root, a folder holding wals/, consensus-meta/ and tablet-meta/, or one tablet's segments.
-    Everything is opened read-only. Exit code 1 when a problem was found.
+    DIR is a server's WAL root, a folder holding wals/, consensus-meta/ and tablet-meta/, or one tablet's segments. Rows
+    are those that the log segments alone prove; with --fs_data_dirs, those of the whole replica: flushed rows, their
+    deltas and the log. Everything is opened read-only. Exit code 1 when a problem was found.
     """
     if row_format is None and out is not None:
         row_format = _SUFFIXES.get(out.suffix.lower(), "jsonl")
@@ -72,14 +57,15 @@ def replay(directory: Path, tablet: str | None, at: int | None, include_pending:
     to_stdout = row_format is not None and out is None
     if to_stdout and report == "json":
         raise click.UsageError("rows and the report would both go to standard output: give --out FILE for the rows")
-    tablets = _tablets(directory, tablet)
+    tablets = _tablets(directory, tablet, fs_data_dirs, fs_metadata_dir)
     if row_format is not None:
         _one_table(tablets)
+    blocks = _blocks(fs_data_dirs)
     results = []
     for files in tablets:
         line = ProgressLine(files.tablet_id, quiet=quiet)
         try:
-            result = replay_files(files, at=at, include_pending=include_pending, progress=line)
+            result = replay_files(files, at=at, include_pending=include_pending, progress=line, blocks=blocks)
         finally:
             line.close()
         _print_report(result, report or "text", err=to_stdout)
@@ -91,8 +77,26 @@ def replay(directory: Path, tablet: str | None, at: int | None, include_pending:
     sys.exit(1 if any(r.report.problems for r in results) else 0)
 
 
-def _tablets(directory: Path, tablet: str | None) -> list[TabletFiles]:
-    found = find_tablets(directory)
+def _blocks(fs_data_dirs: str) -> BlockManager | None:
+    if not fs_data_dirs:
+        return None
+    from kudu_storage.fs.blocks import open_block_manager
+
+    return open_block_manager([root for root in fs_data_dirs.split(",") if root], read_only=True)
+
+
+def _metadata_dir(directory: Path, fs_data_dirs: str, fs_metadata_dir: str) -> Path | None:
+    """Where the server had it, which may have been the first data root."""
+    if fs_data_dirs or fs_metadata_dir:
+        from kudu_storage.fs.roots import server_roots
+
+        root = server_roots(directory, fs_data_dirs, fs_metadata_dir).metadata_root
+        return None if root == Path(os.path.abspath(directory)) else root
+    return None
+
+
+def _tablets(directory: Path, tablet: str | None, fs_data_dirs: str, fs_metadata_dir: str) -> list[TabletFiles]:
+    found = find_tablets(directory, metadata_dir=_metadata_dir(directory, fs_data_dirs, fs_metadata_dir))
     if tablet is not None:
         chosen = [f for f in found if f.tablet_id == tablet]
         if not chosen:
@@ -127,13 +131,19 @@ def _print_report(result: Replay, form: str, *, err: bool) -> None:
 
 
 def _write(results: list[Replay], row_format: Format, out: Path | None) -> None:
-    from kudu_storage.tablet.output import write_rows
     from kudu_storage.tablet.replayed import merged_scan
 
     tablets = [r.tablet for r in results if r.tablet is not None]
     if not tablets:
         return
     schema, blocks = merged_scan(tablets)
+    write_blocks(blocks, schema, row_format, out)
+
+
+def write_blocks(blocks: Iterator[ColumnBlock], schema: Schema, row_format: Format, out: Path | None) -> None:
+    """Rows to a file, a pipe, or (None) standard output."""
+    from kudu_storage.tablet.output import write_rows
+
     if out is None:
         write_rows(blocks, schema, row_format, sys.stdout.buffer)
         sys.stdout.buffer.flush()

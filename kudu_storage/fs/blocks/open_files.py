@@ -57,3 +57,7 @@ class OpenFiles:
         self._idle_max = 0
         while self._idle:
             os.close(self._idle.popitem()[1].fd)
+
+    def __del__(self) -> None:
+        """Whoever read only, and dropped the store without closing it, must not leave its idle files open."""
+        self.close()

@@ -1,0 +1,231 @@
+"""See rowset_scan.pxd.
+
+Knows column files, deltas and layouts; neither blocks nor superblocks. Python runs a few times a batch and column here,
+never per row. Invariants:
+ S1  A batch's deltas are prepared before a column is read: a batch that shows no row costs no column.
+ S2  A column file has the type and nullability of the layout's column, and as many rows as the rowset.
+ S3  A key that the bloom filter turns away, or that is outside [min_key, max_key], is not looked for in the index.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from kudu_storage._native.bloom cimport city_hash64
+from kudu_storage._native.cfile_index cimport compare_bytes
+from kudu_storage._native.column_block cimport (
+    KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers, block_append_bytes, block_init_column, block_new,
+    block_release,
+)
+from kudu_storage._native.delta_memstore cimport DeltaMemStore
+from kudu_storage._native.row_layout cimport ColumnLayout
+
+from kudu_storage._native.delta import CELL_SCHEMA
+from kudu_storage.errors import BadFormat, InvalidArgument
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+cdef class KeyFinder:
+    """Args:
+        index: the file of encoded keys, or the key column's where it is the whole key.
+        bloom: the rowset's bloom filter, or None.
+        min_key: the first and the last encoded key.
+    """
+
+    def __init__(self, CFileReader index not None, BloomReader bloom, bytes min_key not None, bytes max_key not None):
+        if not index.has_values:
+            raise BadFormat("a column file of keys without a value index", path=index.name)
+        self.index = index
+        self.bloom = bloom
+        self.min_key = min_key
+        self.max_key = max_key
+        self.low = <const uint8_t*> PyBytes_AS_STRING(min_key)
+        self.low_bytes = PyBytes_GET_SIZE(min_key)
+        self.high = <const uint8_t*> PyBytes_AS_STRING(max_key)
+        self.high_bytes = PyBytes_GET_SIZE(max_key)
+        index.prepare_keys()
+        self.cursor = ColumnCursor(index)
+
+    cdef int64_t find(self, const uint8_t* key, size_t size, uint64_t key_hash) except -2 nogil:
+        cdef uint64_t row
+        cdef bint exact
+        if compare_bytes(key, size, self.low, self.low_bytes) < 0 or compare_bytes(key, size, self.high, self.high_bytes) > 0:
+            return -1
+        if self.bloom is not None and not self.bloom.may_contain(key, size, key_hash):
+            self.bloom_misses += 1
+            return -1
+        self.cursor.seek_key(key, size, &row, &exact)
+        return <int64_t> row if exact else -1
+
+    cdef int64_t find_bound(self, const uint8_t* key, size_t size) except -1 nogil:
+        cdef uint64_t row
+        cdef bint exact
+        self.cursor.seek_key(key, size, &row, &exact)
+        return <int64_t> row
+
+    def find_row(self, bytes key not None):
+        """The row of an encoded key, or None: the rowset has no such key. Its row may be dead."""
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(key)
+        cdef size_t size = PyBytes_GET_SIZE(key)
+        cdef int64_t row
+        with nogil:
+            row = self.find(data, size, city_hash64(data, size))
+        return None if row < 0 else row
+
+    def first_row(self, bytes key not None):
+        """The first row whose encoded key is not below `key`; the row count where there is none."""
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(key)
+        cdef size_t size = PyBytes_GET_SIZE(key)
+        cdef int64_t row
+        with nogil:
+            row = self.find_bound(data, size)
+        return row
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+cdef int _fill_default(const ColumnLayout* info, ColumnBuffers* column, int64_t count) noexcept nogil:
+    """`count` times what a row has that was stored before the column was added. Buffers start as zeros and all valid."""
+    cdef int64_t row
+    if not info.has_read_default:
+        if column.validity == NULL:
+            return -2
+        for row in range(count):
+            column.validity[row >> 3] &= ~(<uint8_t> (1 << (row & 7)))
+        column.null_count = count
+        return 0
+    if column.kind == KIND_FIXED:
+        if info.read_default.size != column.width:
+            return -2
+        for row in range(count):
+            memcpy(column.values + row * column.width, info.read_default.data, column.width)
+        return 0
+    for row in range(count):
+        if block_append_bytes(column, info.read_default.data, info.read_default.size) < 0:
+            return -1
+        column.offsets[row + 1] = <int32_t> column.data_bytes
+    return 0
+
+
+cdef class RowSetReader:
+    """Args:
+        applier: made for the layout and the snapshot wanted.
+        files: by column of the applier's layout: its file, or None where the rowset lacks the column.
+        row_count: rows of the rowset.
+    Raises:
+        BadFormat: a file that is not one of such a column.
+    """
+
+    def __init__(self, DeltaApplier applier not None, files, row_count):
+        cdef int32_t i
+        self.applier = applier
+        self.row_count = row_count
+        self.cursors = []
+        for i, file in enumerate(files):
+            if file is not None:
+                self._check_file(file, applier.layout.schema.columns[i])
+            self.cursors.append(None if file is None else ColumnCursor(file))
+        if len(self.cursors) != applier.layout.info.column_count:
+            raise InvalidArgument(f"{len(self.cursors)} files for {applier.layout.info.column_count} columns")
+
+    def _check_file(self, CFileReader file not None, column):
+        if file.type is not column.type or bool(file.shape.nullable) != column.nullable:
+            raise BadFormat(f"a file of {file.type.name}{' NULLABLE' if file.shape.nullable else ''} for column "
+                            f"{column.name!r}", path=file.name)
+        if <int64_t> file.row_count != self.row_count:
+            raise BadFormat(f"{file.row_count} rows in a rowset of {self.row_count}", path=file.name)
+
+    cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out, int32_t target) except -1:
+        """Base cells of rows [first, first + count) as column `target` of `out`."""
+        cdef const ColumnLayout* info = &self.applier.layout.info.columns[column]
+        cdef ColumnCursor cursor = self.cursors[column]
+        cdef int status
+        if block_init_column(out, target, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
+            raise MemoryError()
+        if cursor is not None:
+            with nogil:
+                cursor.read(<uint64_t> first, <uint64_t> count, &out.columns[target], 0)
+            self.read_bytes += <int64_t> out.columns[target].data_bytes
+            return 0
+        with nogil:
+            status = _fill_default(info, &out.columns[target], count)
+        if status == -2:
+            raise BadFormat(f"the rowset lacks column {self.applier.layout.schema.columns[column].name!r}, for which there "
+                            "is neither a default of its width nor NULL")
+        if status < 0:
+            raise MemoryError()
+        return 0
+
+    cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1:
+        cdef DeltaApplier applier = self.applier
+        cdef BlockBuffers* base
+        cdef int status
+        if applier.shown_count == applier.row_count and applier.updates[column].size == 0:
+            self._read_base(column, applier.first_row, applier.row_count, out, column)
+            return 0
+        base = block_new(1, applier.row_count)
+        if base == NULL:
+            raise MemoryError()
+        try:
+            self._read_base(column, applier.first_row, applier.row_count, base, 0)
+            with nogil:
+                status = applier.patch(column, &base.columns[0], out, column)
+            if status < 0:
+                raise MemoryError()
+        finally:
+            block_release(base)
+        return 0
+
+    def read(self, int64_t first, int64_t count, list undos not None, list redos not None, DeltaMemStore memory=None):
+        """Rows [first, first + count) that are shown at the snapshot; None where none is.
+
+        `undos`, `redos`: DeltaRuns that hold all deltas of these rows; see DeltaApplier.prepare. Raises as CFileReader
+        and DeltaApplier do.
+        """
+        cdef DeltaApplier applier = self.applier
+        cdef BlockBuffers* out
+        cdef int32_t i, columns = applier.layout.info.column_count
+        cdef int64_t row, at = 0
+        if first < 0 or count < 0 or first + count > self.row_count:
+            raise InvalidArgument(f"rows {first} to {first + count} of {self.row_count}")
+        self.read_bytes = 0
+        applier.prepare(first, count, undos, redos, memory)
+        if applier.shown_count == 0:
+            return None
+        out = block_new(columns + (applier.deleted_column is not None), applier.shown_count)
+        if out == NULL:
+            raise MemoryError()
+        try:
+            for i in range(columns):
+                self._read_column(i, out)
+            if out.column_count > columns:
+                if block_init_column(out, columns, KIND_FIXED, 1, False) < 0:
+                    raise MemoryError()
+                for row in range(count):
+                    if applier.shown[row]:
+                        out.columns[columns].values[at] = not applier.live[row]
+                        at += 1
+            out.row_count = applier.shown_count
+        except BaseException:
+            block_release(out)
+            raise
+        return ColumnBlock.wrap(out, applier.schema)
+
+
+# -- delta files -------------------------------------------------------------------------------------------------------
+def read_delta_leaf(ColumnCursor cursor not None, uint32_t index):
+    """The cells of a delta file's block number `index` (in the order of its value index), to be decoded by DeltaRun."""
+    cdef int64_t rows
+    cdef BlockBuffers* block
+    with nogil:
+        rows = cursor.open_leaf(index)
+    block = block_new(1, rows)
+    if block == NULL or block_init_column(block, 0, KIND_BINARY, 0, False) < 0:
+        block_release(block)
+        raise MemoryError()
+    try:
+        with nogil:
+            cursor.read(cursor.block_first, <uint64_t> rows, &block.columns[0], 0)
+    except BaseException:
+        block_release(block)
+        raise
+    block.row_count = rows
+    return ColumnBlock.wrap(block, CELL_SCHEMA)
