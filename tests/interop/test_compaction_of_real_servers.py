@@ -1,4 +1,4 @@
-"""Rowsets of a real server, compacted by us: the checksums that ksck reported at older snapshots stay, files do not grow.
+"""Rowsets of a real server, compacted by us, keep the checksums that ksck reported at older snapshots, and do not grow.
 
 Works on a copy of the stored directory of a stopped server. All changes below these snapshots had been flushed.
 """

@@ -14,6 +14,7 @@ from typing import Any
 
 import delta_rows
 import delta_twin as twin
+from blocks import column
 from memrows import OPS, MemRows
 
 from kudu_storage._native.delta import DeltaRun, encode_change
@@ -71,10 +72,10 @@ def read_rowset(files: RowSetFiles, schema: Schema, applied: twin.Applied, memor
     """All rows of a rowset at a snapshot, dead ones too."""
     count = files.row_count
     columns = []
-    for column in schema:
-        reader = files.column(column.id)
-        block = reader.cursor().read_block(column=column) if reader is not None else None
-        columns.append([column.read_default] * count if block is None else
+    for described in schema:
+        reader = files.column(described.id)
+        block = reader.cursor().read_block(column=described) if reader is not None else None
+        columns.append([described.read_default] * count if block is None else
                        [block.cells(i)[0] for i in range(count)])
     base = [{schema.columns[i].id: cell for i, cell in enumerate(row)} for row in zip(*columns, strict=True)]
 
@@ -313,28 +314,49 @@ class MiniTablet:
             assert rowset.live_row_count == sum(state.live for state in states)
 
 
-def some_cells(rng: random.Random, key: int) -> twin.Cells:
-    """A whole row of delta_rows.SCHEMA."""
-    return {0: struct.pack("<i", key), **{column: some_cell(rng, column) for column in (1, 2, 3)}}
+# A composite key with a byte string in front, which holds zeros, and one behind.
+COMPOSITE = Schema((
+    column("name", "STRING", is_key=True, nullable=False, id=0),
+    column("number", "INT16", is_key=True, nullable=False, id=1),
+    column("rest", "BINARY", is_key=True, nullable=False, id=2),
+    column("flag", "BOOL", id=3),
+    column("price", "DECIMAL128", id=4),
+    column("text", "VARCHAR", nullable=False, id=5),
+))
 
 
-def some_cell(rng: random.Random, column: int) -> bytes | None:
-    if column == 3:
-        return struct.pack("<h", rng.randrange(-99, 99))
-    if rng.random() < 0.2:
+def some_cells(schema: Schema, rng: random.Random, key: int) -> twin.Cells:
+    """A whole row."""
+    keys = schema.key_column_count
+    if keys == 1:
+        return {0: struct.pack("<i", key), **{i: some_cell(schema, rng, i) for i in range(1, len(schema))}}
+    cells: twin.Cells = {0: b"\0" * (key % 3) + b"n", 1: struct.pack("<h", key % 5 - 2), 2: b"r" * (key // 15)}
+    return {**cells, **{i: some_cell(schema, rng, i) for i in range(keys, len(schema))}}
+
+
+def some_cell(schema: Schema, rng: random.Random, i: int) -> bytes | None:
+    described = schema.columns[i]
+    if described.nullable and rng.random() < 0.2:
         return None
-    return struct.pack("<q", rng.randrange(-999, 999)) if column == 1 else b"t%d" % rng.randrange(1000)
+    if described.type.is_binary:
+        return b"t%d" % rng.randrange(1000) * rng.choice((0, 1, 1, 5))
+    if described.type.name == "BOOL":
+        return bytes([rng.randrange(2)])
+    return rng.randrange(-99, 99).to_bytes(described.type.width_bytes, "little", signed=True)
 
 
 def random_write(tablet: MiniTablet, rng: random.Random, keys: int, *, inserts: bool = True) -> None:
     """One operation that succeeds, on one of so many keys (maybe none where it may not insert)."""
-    cells = some_cells(rng, rng.randrange(keys))
-    state = tablet.state(key_of(tablet.schema, cells))
+    schema = tablet.schema
+    cells = some_cells(schema, rng, rng.randrange(keys))
+    state = tablet.state(key_of(schema, cells))
+    key = {i: cells[i] for i in range(schema.key_column_count)}
     if state is not None and state.live:
         if rng.random() < 0.35:
-            tablet.write("DELETE", {0: cells[0]})
+            tablet.write("DELETE", key)
         else:
-            chosen = rng.sample((1, 2, 3), rng.randrange(1, 4))
-            tablet.write("UPDATE", {0: cells[0], **{column: cells[column] for column in sorted(chosen)}})
+            others = range(schema.key_column_count, len(schema))
+            chosen = rng.sample(others, rng.randrange(1, len(others) + 1))
+            tablet.write("UPDATE", {**key, **{i: cells[i] for i in sorted(chosen)}})
     elif inserts:
         tablet.write("INSERT" if state is None else "REINSERT", cells)

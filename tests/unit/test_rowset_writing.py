@@ -1,12 +1,20 @@
 """Rows written by flushes and compactions are, at every snapshot of the history, what a plain model says."""
 from __future__ import annotations
 
+import os
 import random
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import delta_twin as twin
 import pytest
-from mini_tablet import MiniTablet, random_write, some_cells
+from delta_rows import SCHEMA
+from mini_tablet import COMPOSITE, MiniTablet, key_of, random_write, some_cells
+
+from kudu_storage._native.delta import encode_change
+from kudu_storage.common.schema import Schema
+from kudu_storage.errors import Contradiction
 
 
 @pytest.fixture
@@ -51,7 +59,8 @@ def step(tablet: MiniTablet, rng: random.Random, keys: int) -> str:
     elif what == "major" and ids:
         chosen = rng.choice(ids)
         if tablet.files(chosen).redo_ids:
-            tablet.major(chosen, rng.sample((1, 2, 3), rng.randrange(1, 4)))
+            others = range(tablet.schema.key_column_count, len(tablet.schema))
+            tablet.major(chosen, rng.sample(others, rng.randrange(1, 4)))
     elif what == "merge" and ids:
         tablet.merge(rng.sample(ids, rng.randrange(1, len(ids) + 1)), meanwhile)
     elif what == "mark":
@@ -65,10 +74,14 @@ def step(tablet: MiniTablet, rng: random.Random, keys: int) -> str:
     return what
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_random_histories_survive_flushes_and_compactions(seed: int, tmp_path: Path) -> None:
+SEEDS = int(os.environ.get("KUDU_STORAGE_SEEDS", "40"))
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, COMPOSITE], ids=["one", "composite"])
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_random_histories_survive_flushes_and_compactions(seed: int, schema: Schema, tmp_path: Path) -> None:
     rng = random.Random(seed)
-    tablet = MiniTablet(tmp_path / "t", target_bytes=rng.choice([1, 2000, 32 << 20]))
+    tablet = MiniTablet(tmp_path / "t", schema, target_bytes=rng.choice([1, 2000, 32 << 20]))
     keys = rng.choice([3, 10, 40])
     done: list[str] = []
     try:
@@ -88,13 +101,167 @@ def test_random_histories_survive_flushes_and_compactions(seed: int, tmp_path: P
 def test_rows_and_undos_from_before_the_history_mark_are_dropped_by_a_merge(tablet: MiniTablet) -> None:
     rng = random.Random(2)
     for key in range(10):
-        tablet.write("INSERT", some_cells(rng, key))
+        tablet.write("INSERT", some_cells(SCHEMA, rng, key))
     for key in range(5):
-        tablet.write("DELETE", {0: some_cells(rng, key)[0]})
+        tablet.write("DELETE", {0: some_cells(SCHEMA, rng, key)[0]})
     tablet.flush()
     tablet.mark = tablet.now + 1
     tablet.merge(tablet.rowset_ids)
     [rowset] = tablet.metadata.message.rowsets
     assert (rowset.live_row_count, len(rowset.redo_deltas), len(rowset.undo_deltas)) == (5, 0, 0)
     assert tablet.files(rowset.id).row_count == 5
+    tablet.verify()
+
+
+def test_lives_of_a_key_in_several_rowsets_are_merged_in_any_order(tablet: MiniTablet) -> None:
+    """Rowset 0 has the first and third life, rowset 1 the second: what one has lies between what the other has."""
+    rng = random.Random(3)
+    for _ in range(3):
+        tablet.write("INSERT" if not tablet.histories else "REINSERT", some_cells(SCHEMA, rng, 7))
+        tablet.write("UPDATE", {0: struct.pack("<i", 7), 2: b"changed %d" % tablet.now})
+        tablet.flush()
+        if len(tablet.rowset_ids) < 3:
+            tablet.write("DELETE", {0: struct.pack("<i", 7)})
+            tablet.flush_deltas(tablet.rowset_ids[-1])
+    first, second, third = tablet.rowset_ids
+    tablet.merge([first, third])
+    tablet.verify()
+    tablet.merge(tablet.rowset_ids)
+    assert second not in tablet.rowset_ids
+    assert tablet.files(tablet.rowset_ids[0]).row_count == 1
+    tablet.verify()
+
+
+def test_a_row_deleted_and_inserted_again_by_one_operation_keeps_both_lives(tablet: MiniTablet) -> None:
+    rng = random.Random(4)
+    key = {0: struct.pack("<i", 1)}
+    tablet.write("INSERT", some_cells(SCHEMA, rng, 1))
+    tablet.flush()
+    tablet.write("DELETE", key)
+    tablet.write("REINSERT", some_cells(SCHEMA, rng, 1), timestamp=tablet.now)
+    tablet.write("UPDATE", {**key, 1: None}, timestamp=tablet.now)
+    tablet.flush()
+    tablet.flush_deltas(tablet.rowset_ids[0])
+    tablet.merge(tablet.rowset_ids)
+    tablet.verify()
+    assert len(tablet.rowset_ids) == 1
+
+
+def test_places_of_merged_rows_are_those_of_their_keys(tablet: MiniTablet) -> None:
+    rng = random.Random(5)
+    tablet.target_bytes = 1
+    for _ in range(3):
+        for _ in range(60):
+            random_write(tablet, rng, 30)
+        tablet.flush()
+    before = dict(tablet.places)
+    ids = tablet.rowset_ids
+    compaction = tablet.merge(ids)
+    assert before
+    for key, (rowset_id, row) in before.items():
+        found = compaction.place_of(ids.index(rowset_id), row)
+        assert found is not None
+        index, place = found
+        assert tablet.places[key] == (compaction.rowsets[index].id, place)
+
+
+def test_many_deltas_of_one_row_pass_through_every_compaction(tablet: MiniTablet) -> None:
+    """More than a block of a delta file holds, so that a row's deltas lie in several."""
+    rng = random.Random(6)
+    for key in range(3):
+        tablet.write("INSERT", some_cells(SCHEMA, rng, key))
+    tablet.flush()
+    [rowset_id] = tablet.rowset_ids
+    times = []
+    for _ in range(2):
+        for number in range(300):
+            tablet.write("UPDATE", {0: struct.pack("<i", 1), 1: struct.pack("<q", number), 2: b"%d" % number * 100})
+            times.append(tablet.now)
+        tablet.flush_deltas(rowset_id)
+    some = [*rng.sample(times, 20), tablet.now + 1]
+    tablet.minor(rowset_id, 0, 2)
+    tablet.verify(some)
+    tablet.major(rowset_id, [2])
+    tablet.verify(some)
+    tablet.merge([rowset_id])
+    tablet.verify(some)
+    [merged] = tablet.metadata.message.rowsets
+    assert (len(merged.redo_deltas), len(merged.undo_deltas)) == (0, 1)
+
+
+def test_undo_files_are_forgotten_as_a_whole_and_only_when_ancient(tablet: MiniTablet) -> None:
+    rng = random.Random(7)
+    for key in range(5):
+        tablet.write("INSERT", some_cells(SCHEMA, rng, key))
+    tablet.flush()
+    tablet.mark = tablet.now
+    assert tablet.forget_undos() == 0
+    tablet.mark = tablet.now + 1
+    assert tablet.forget_undos() == 1
+    tablet.verify()
+
+
+def test_a_rowset_of_dead_rows_goes_when_the_last_death_is_ancient(tablet: MiniTablet) -> None:
+    rng = random.Random(8)
+    for key in range(5):
+        tablet.write("INSERT", some_cells(SCHEMA, rng, key))
+    tablet.flush()
+    for key in range(5):
+        tablet.write("DELETE", {0: struct.pack("<i", key)})
+    tablet.flush_deltas(tablet.rowset_ids[0])
+    tablet.mark = tablet.now
+    assert tablet.forget_rowsets() == 0
+    tablet.mark = tablet.now + 1
+    assert tablet.forget_rowsets() == 1
+    assert not tablet.rowset_ids
+    orphans = {block.id for block in tablet.metadata.message.orphaned_blocks}
+    assert orphans
+    assert set(tablet.metadata.delete_orphans()) == orphans
+    assert not tablet.blocks.live_blocks()
+
+
+def test_nothing_is_written_for_rows_that_nobody_can_see(tablet: MiniTablet) -> None:
+    rng = random.Random(9)
+    tablet.write("INSERT", some_cells(SCHEMA, rng, 1))
+    tablet.write("DELETE", {0: struct.pack("<i", 1)}, timestamp=tablet.now)
+    assert tablet.flush() == []
+    assert tablet.metadata.message.last_durable_mrs_id == 0
+    assert not tablet.blocks.live_blocks()
+
+
+def test_two_live_rows_of_a_key_are_refused(tablet: MiniTablet) -> None:
+    rng = random.Random(10)
+    cells = some_cells(SCHEMA, rng, 1)
+    tablet.write("INSERT", cells)
+    tablet.flush()
+    tablet.histories.clear()
+    tablet.write("INSERT", cells)
+    tablet.flush()
+    with pytest.raises(Contradiction, match="two live rows"):
+        tablet.merge(tablet.rowset_ids)
+    assert key_of(SCHEMA, cells) in tablet.places
+
+
+def test_a_reinsert_among_redos_survives_a_major_compaction_and_a_merge(tablet: MiniTablet) -> None:
+    """Servers of old wrote such; the row is left out of the fold."""
+    rng = random.Random(11)
+    key = struct.pack("<i", 1)
+    tablet.write("INSERT", some_cells(SCHEMA, rng, 1))
+    tablet.write("INSERT", some_cells(SCHEMA, rng, 2))
+    tablet.flush()
+    [rowset_id] = tablet.rowset_ids
+    store = tablet.stores[rowset_id]
+    whole = {1: struct.pack("<q", 5), 2: b"again", 3: struct.pack("<h", 6)}
+    changes: list[tuple[str, dict[int, bytes | None]]] = [
+        ("UPDATE", {2: b"first"}), ("DELETE", {}), ("REINSERT", dict(whole)), ("UPDATE", {1: None})]
+    for kind, cells in changes:
+        tablet.now += 1
+        store.add(0, tablet.now, encode_change(kind, cells))
+        tablet.histories[key_of(SCHEMA, {0: key})].append(twin.Op(tablet.now, kind, cells))
+    tablet.write("UPDATE", {0: struct.pack("<i", 2), 2: b"other"})
+    tablet.flush_deltas(rowset_id)
+    tablet.major(rowset_id, [1, 2])
+    assert len(tablet.files(rowset_id).undo_ids) == 2
+    tablet.verify()
+    tablet.merge([rowset_id])
     tablet.verify()
