@@ -496,6 +496,8 @@ cdef int _copy_change(RowSetMerge self, uint32_t row, const Delta* delta, DeltaC
     cdef Cursor change = cursor_of(delta.change, delta.change_bytes)
     cdef ChangeCell cell
     cdef uint8_t type = 0
+    if delta.change_bytes == 1:         # a DELETE, as most UNDOs are
+        return undo.append(row, delta.timestamp, delta.change, 1)
     change_open(&change, &type)         # checked when it was decoded
     self.change.size = 0
     change_start(&self.change, type)
