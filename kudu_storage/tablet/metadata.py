@@ -7,8 +7,8 @@
  T3  Blocks that a superblock names no more are in its `orphaned_blocks` before they are deleted, and leave it after.
  T4  When it is not known which superblock a power cut would leave, nothing is deleted any more and nothing replaced:
      `failed` says why, until the tablet is opened again.
-Thread-safe: one lock, held while the superblock is written. May block on disk. May not touch: the log, but through the
-`sync_log` it is handed.
+Thread-safe. Only commit() and delete_orphans() block on disk, one at a time; ids and `message` never wait for them. May
+not touch: the log, but through the `sync_log` it is handed.
 """
 from __future__ import annotations
 
@@ -146,8 +146,9 @@ class TabletMetadata:
         self.path = os.fspath(path)
         self._blocks = blocks
         self._disk = Disk() if disk is None else disk
+        self._replacing = Lock()        # one replace at a time; taken before _lock
         self._lock = Lock()
-        # All below: under _lock.
+        # All below: under _lock, held for a few instructions. _message and _failure are set under _replacing, too.
         self._message = message
         self._failure: KuduStorageError | None = None
         self._next_mrs_id: int = max(message.last_durable_mrs_id, NOTHING_DURABLE) + 1
@@ -227,7 +228,7 @@ class TabletMetadata:
         Raises what each step raises. Then the superblock is what it was and the new blocks are gone, or, where that
         cannot be known, `failed` is set (T4).
         """
-        with self._lock:
+        with self._replacing:
             self._check()
             changed = apply_change(self._message, change)
             data = container_bytes(TYPE, [serialize(changed)])
@@ -237,9 +238,10 @@ class TabletMetadata:
                     sync_log()
                 replace_file(self.path, data, disk=self._disk)
             except BaseException as error:
-                self._after_failure(data, created, error)
+                self._after_failure(changed != self._message and self._is_in_place(data), created, error)
                 raise
-            self._message = changed
+            with self._lock:
+                self._message = changed
             return changed
 
     def delete_orphans(self, *, keep: Collection[int] = ()) -> tuple[int, ...]:
@@ -250,7 +252,7 @@ class TabletMetadata:
 
         Returns the ids that were there. Raises NoSpace, DirectoryFailed or DiskError; what is left stays listed.
         """
-        with self._lock:
+        with self._replacing:
             self._check()
             wanted = [block.id for block in self._message.orphaned_blocks if block.id not in keep]
             deleted = self._blocks.delete_blocks(wanted)
@@ -260,18 +262,21 @@ class TabletMetadata:
             for block in self._message.orphaned_blocks:
                 if block.id in keep:
                     changed.orphaned_blocks.add(id=block.id)
-            self._message = changed         # T1 but for the list, which is always safe to shorten
+            with self._lock:
+                self._message = changed     # T1 but for the list, which is always safe to shorten
             return deleted
 
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    def _after_failure(self, data: bytes, created: tuple[int, ...], error: BaseException) -> None:
+    def _after_failure(self, replaced: bool, created: tuple[int, ...], error: BaseException) -> None:
         """Nothing was replaced: drop the new blocks. The new superblock has its name already: fail."""
-        if self._is_in_place(data):
-            self._failure = error if isinstance(error, KuduStorageError) else InternalError(
+        if replaced:
+            failure = error if isinstance(error, KuduStorageError) else InternalError(
                 f"a superblock was replaced and {type(error).__name__} came before it was durable", path=self.path)
+            with self._lock:
+                self._failure = failure
             return
         with contextlib.suppress(KuduStorageError):     # then they are garbage, found when the directory is opened
             self._blocks.delete_blocks(created)

@@ -10,9 +10,11 @@ from pathlib import Path
 import delta_twin as twin
 import pytest
 from delta_rows import SCHEMA
-from mini_tablet import COMPOSITE, MiniTablet, key_of, random_write, some_cells
+from mini_tablet import COMPOSITE, MiniTablet, key_of, random_write, read_rowset, some_cells
 
+from kudu_storage._native.bloom_reader import BloomReader
 from kudu_storage._native.delta import encode_change
+from kudu_storage.common.keys import encode_key
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import Contradiction
 
@@ -265,3 +267,30 @@ def test_a_reinsert_among_redos_survives_a_major_compaction_and_a_merge(tablet: 
     tablet.verify()
     tablet.merge([rowset_id])
     tablet.verify()
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, COMPOSITE], ids=["one", "composite"])
+def test_every_key_is_found_in_the_bloom_filter_and_the_key_index(schema: Schema, tmp_path: Path) -> None:
+    rng = random.Random(12)
+    tablet = MiniTablet(tmp_path / "t", schema)
+    for key in rng.sample(range(2000), 400):
+        tablet.write("INSERT", some_cells(schema, rng, key))
+    tablet.flush()
+    for _ in range(2):
+        [rowset] = tablet.metadata.message.rowsets
+        files = tablet.files(rowset.id)
+        keys = [encode_key(schema, [state.cells[i] or b"" for i in range(schema.key_column_count)])
+                for state in read_rowset(files, schema, lambda _: True)]
+        assert keys == sorted(keys)
+        assert (rowset.min_encoded_key, rowset.max_encoded_key) == (keys[0], keys[-1])
+        bloom = BloomReader(files.file(rowset.bloom_block.id))
+        index = files.file(rowset.adhoc_index_block.id) if schema.key_column_count > 1 else files.column(0)
+        assert index is not None
+        assert (index.metadata["min_key"], index.metadata["max_key"]) == (keys[0], keys[-1])
+        cursor = index.cursor()
+        for row, key in enumerate(keys):
+            assert bloom.probe(key)
+            assert cursor.find(key) == (row, True)
+            assert not cursor.find(key + b"\0")[1]
+        tablet.merge(tablet.rowset_ids)
+    tablet.close()

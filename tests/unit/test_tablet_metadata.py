@@ -220,3 +220,15 @@ def test_block_ids_that_a_superblock_names_are_not_given_out(place: Place) -> No
     TabletMetadata(place.path, message, place.blocks)
     with place.blocks.transaction() as transaction:
         assert transaction.create_block().id > 2000
+
+
+def test_ids_and_the_message_do_not_wait_for_a_replace(place: Place) -> None:
+    seen: list[int] = []
+
+    def while_replacing() -> None:
+        seen.append(place.metadata.take_mem_rowset_id())
+        seen.append(place.metadata.take_delta_store_id(0))
+        seen.append(len(place.metadata.message.rowsets))
+
+    place.committed(sync_log=while_replacing)
+    assert seen == [0, 0, 0]
