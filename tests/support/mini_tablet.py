@@ -213,10 +213,11 @@ class MiniTablet:
     def rowset_ids(self) -> list[int]:
         return [rowset.id for rowset in self.metadata.message.rowsets]
 
-    def flush(self, meanwhile: Callable[[], None] = lambda: None) -> list[WrittenRowSet]:
+    def flush(self, meanwhile: Callable[[], None] = lambda: None, *, before: Snapshot | None = None
+              ) -> list[WrittenRowSet]:
         """The MemRowSet to disk. `meanwhile` runs before and after the rows are written; that is handed over."""
         old, old_id = self.mem, self.mem_id
-        before = Snapshot(self.now + 1)
+        before = before or Snapshot(self.now + 1)
         self.old_mem, self.mem, self.mem_id = old, MemRows(self.schema), self.metadata.take_mem_rowset_id()
         try:
             meanwhile()
@@ -253,9 +254,10 @@ class MiniTablet:
         self.edit(rowset_id, lambda files, transaction: compact_columns(files, self.layout, column_ids, transaction,
                                                                         history_mark=self.mark))
 
-    def merge(self, rowset_ids: Sequence[int], meanwhile: Callable[[], None] = lambda: None) -> RowSetCompaction:
+    def merge(self, rowset_ids: Sequence[int], meanwhile: Callable[[], None] = lambda: None, *,
+              before: Snapshot | None = None) -> RowSetCompaction:
         inputs = [MergeInput(self.files(rowset_id), self.stores[rowset_id]) for rowset_id in rowset_ids]
-        compaction = RowSetCompaction(inputs, self.layout, Snapshot(self.now + 1), history_mark=self.mark)
+        compaction = RowSetCompaction(inputs, self.layout, before or Snapshot(self.now + 1), history_mark=self.mark)
         meanwhile()
         with self.blocks.transaction() as transaction:
             compaction.write(transaction, self.metadata.take_rowset_id, target_bytes=self.target_bytes)

@@ -14,9 +14,12 @@ from mini_tablet import COMPOSITE, MiniTablet, key_of, random_write, read_rowset
 
 from kudu_storage._native.bloom_reader import BloomReader
 from kudu_storage._native.delta import encode_change
+from kudu_storage._native.mvcc import Snapshot
 from kudu_storage.common.keys import encode_key
 from kudu_storage.common.schema import Schema
-from kudu_storage.errors import Contradiction
+from kudu_storage.errors import BadFormat, Contradiction, InternalError
+from kudu_storage.tablet.compaction import flush_delta_store
+from kudu_storage.tablet.metadata import SuperblockChange
 
 
 @pytest.fixture
@@ -294,3 +297,76 @@ def test_every_key_is_found_in_the_bloom_filter_and_the_key_index(schema: Schema
             assert not cursor.find(key + b"\0")[1]
         tablet.merge(tablet.rowset_ids)
     tablet.close()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_operations_in_flight_at_the_snapshot_are_handed_over(seed: int, tablet: MiniTablet) -> None:
+    """The snapshot has some later operations and lacks earlier ones, as the latest one may."""
+    rng = random.Random(seed)
+    tablet.target_bytes = rng.choice((1, 32 << 20))
+
+    def changes() -> Snapshot:
+        low, done = tablet.now + 1, []
+        for key in rng.sample(range(20), 15):
+            if key_of(SCHEMA, {0: struct.pack("<i", key)}) in alive:
+                cells: dict[int, bytes | None] = {0: struct.pack("<i", key)}
+                if rng.random() < 0.3:
+                    tablet.write("DELETE", cells)
+                else:
+                    tablet.write("UPDATE", {**cells, 3: struct.pack("<h", rng.randrange(99))})
+                if rng.random() < 0.5:
+                    done.append(tablet.now)
+        return Snapshot(low, done)
+
+    for key in range(20):
+        tablet.write("INSERT", some_cells(SCHEMA, rng, key))
+    alive = set(tablet.histories)
+    tablet.flush(before=changes())
+    tablet.verify()
+    alive = set(tablet.places)
+    compaction = tablet.merge(tablet.rowset_ids, before=changes())
+    tablet.verify()
+    tablet.verify_counts()
+    assert compaction.rowsets
+
+
+@pytest.mark.parametrize(("cells", "why"), [({3: b"x"}, "another width"), ({3: None}, "not nullable"),
+                                            ({1: b"123456789"}, "another width")], ids=["short", "null", "long"])
+def test_deltas_that_do_not_fit_their_column_stop_a_compaction(cells: dict[int, bytes | None], why: str,
+                                                               tablet: MiniTablet) -> None:
+    rng = random.Random(13)
+    tablet.write("INSERT", some_cells(SCHEMA, rng, 1))
+    tablet.flush()
+    [rowset_id] = tablet.rowset_ids
+    tablet.stores[rowset_id].add(0, tablet.now + 1, encode_change("UPDATE", cells))
+    with tablet.blocks.transaction() as transaction:
+        edit, _ = flush_delta_store(tablet.stores[rowset_id], tablet.dms_ids[rowset_id], transaction)
+        tablet.metadata.commit(SuperblockChange(edit={rowset_id: edit}), transaction)
+    before, live = tablet.metadata.message, tablet.blocks.live_blocks()
+    tablet.now += 1
+    for compact in (lambda: tablet.major(rowset_id, [1, 3]), lambda: tablet.merge([rowset_id])):
+        with pytest.raises(BadFormat, match=why):
+            compact()
+    assert (tablet.metadata.message, tablet.blocks.live_blocks()) == (before, live)
+
+
+def test_a_change_of_a_dead_row_stops_a_merge(tablet: MiniTablet) -> None:
+    rng = random.Random(14)
+    tablet.write("INSERT", some_cells(SCHEMA, rng, 1))
+    tablet.flush()
+    [rowset_id] = tablet.rowset_ids
+    for kind, cells in (("DELETE", {}), ("UPDATE", {1: None})):
+        tablet.now += 1
+        tablet.stores[rowset_id].add(0, tablet.now, encode_change(kind, cells))  # type: ignore[arg-type]
+    with pytest.raises(Contradiction, match="contradict"):
+        tablet.merge([rowset_id])
+
+
+def test_a_merge_at_a_snapshot_that_lacks_a_flushed_delta_is_a_bug(tablet: MiniTablet) -> None:
+    rng = random.Random(15)
+    tablet.write("INSERT", some_cells(SCHEMA, rng, 1))
+    tablet.flush()
+    tablet.write("UPDATE", {0: struct.pack("<i", 1), 1: None})
+    tablet.flush_deltas(tablet.rowset_ids[0])
+    with pytest.raises(InternalError, match="lacks a delta"):
+        tablet.merge(tablet.rowset_ids, before=Snapshot(tablet.now))
