@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,17 @@ def test_the_real_tools_and_a_real_server_read_each_kind_of_compaction(kudu: ora
         for at in [times[0], *times[len(times) // 2:]]:
             rows = list(expected_rows(tablet.histories, twin.before(at)).values())
             assert snapshot_checksum(cluster, at) == checksum(delta_rows.rows_block(0, rows)), f"at {at}"
+        present = sum(struct.unpack("<i", cells[0] or b"")[0] < 60 for cells in live.values())
+        assert refused_inserts(cluster, 60) == present > 0
+
+
+def refused_inserts(cluster: oracle.MiniCluster, keys: int) -> int:
+    """How many of the first keys the real server finds present, through our bloom filters and key indexes."""
+    [table] = cluster.table_names()
+    done = cluster.binaries.run("perf", "loadgen", cluster.master_address, f"--table_name={table}", "--num_threads=1",
+                                f"--num_rows_per_thread={keys}")
+    found = re.search(r"Encountered (\d+) write operation errors", done.stdout + done.stderr)
+    return int(found[1]) if found else 0
 
 
 def snapshot_checksum(cluster: oracle.MiniCluster, at: int) -> int:
