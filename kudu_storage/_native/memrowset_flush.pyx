@@ -13,8 +13,9 @@ from libc.string cimport memcpy
 
 from kudu_storage._native.arena cimport arena_at
 from kudu_storage._native.atomics cimport load_acquire
+from kudu_storage._native.base_rows cimport BATCH_BINARY_BYTES, emit_row, new_rows
 from kudu_storage._native.column_block cimport (
-    KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers, block_append_bytes, block_init_column, block_new,
+    KIND_BINARY, BlockBuffers, ColumnBlock, ColumnBuffers, block_append_bytes, block_init_column, block_new,
     block_release,
 )
 from kudu_storage._native.delta cimport (
@@ -30,9 +31,6 @@ from kudu_storage._native.row_layout cimport ColumnLayout, LayoutInfo, RowLayout
 
 from kudu_storage._native.delta import CELL_SCHEMA
 from kudu_storage.errors import InternalError, InvalidArgument
-
-cdef enum:
-    BATCH_BINARY_BYTES = 4 << 20
 
 cdef enum Outcome:
     ROW_KEPT = 1
@@ -127,7 +125,7 @@ cdef class FlushScan:
         cdef int64_t live = 0
         if rows_max < 1:
             raise InvalidArgument("a batch has at least one row")
-        block = block_new(self.layout.info.column_count, rows_max)
+        block = new_rows(&self.layout.info, rows_max)
         keys = block_new(1, rows_max)
         if block == NULL or keys == NULL:
             block_release(block)
@@ -149,14 +147,8 @@ cdef class FlushScan:
 
 cdef int _fill(FlushScan self, BlockBuffers* block, BlockBuffers* keys, DeltaCells undo, DeltaCells redo,
                uint32_t first_row, int64_t* live) noexcept nogil:
-    cdef int32_t i
-    cdef const ColumnLayout* info
     cdef int outcome
     cdef size_t binary_bytes = 0
-    for i in range(self.layout.info.column_count):
-        info = &self.layout.info.columns[i]
-        if block_init_column(block, i, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
-            return ROW_NO_MEMORY
     if block_init_column(keys, 0, KIND_BINARY, 0, False) < 0:
         return ROW_NO_MEMORY
     while block.row_count < block.row_capacity and binary_bytes < BATCH_BINARY_BYTES and cursor_at_row(&self.cursor):
@@ -166,7 +158,7 @@ cdef int _fill(FlushScan self, BlockBuffers* block, BlockBuffers* keys, DeltaCel
         if outcome == ROW_KEPT:
             live[0] += not self.history.dead
             if self.history.write(first_row + <uint32_t> block.row_count, undo, redo) < 0 \
-                    or _emit_key(&self.cursor, keys) < 0 or _emit(self.history, block, &binary_bytes) < 0:
+                    or _emit_key(&self.cursor, keys) < 0 or emit_row(self.history, block, &binary_bytes) < 0:
                 return ROW_NO_MEMORY
         self.cursor.slot += 1
     return 0
@@ -265,28 +257,6 @@ cdef int _emit_key(const RowCursor* cursor, BlockBuffers* keys) noexcept nogil:
         return -1
     keys.row_count += 1
     column.offsets[keys.row_count] = <int32_t> column.data_bytes
-    return 0
-
-
-cdef int _emit(RowHistory history, BlockBuffers* block, size_t* binary_bytes) noexcept nogil:
-    cdef int64_t row = block.row_count
-    cdef int32_t i
-    cdef ColumnBuffers* column
-    for i in range(block.column_count):
-        column = &block.columns[i]
-        if history.cells[i] == NULL and column.validity != NULL:
-            column.validity[row >> 3] &= ~(<uint8_t> (1 << (row & 7)))
-            column.null_count += 1
-        if column.kind == KIND_FIXED:
-            if history.cells[i] != NULL:
-                memcpy(column.values + row * column.width, history.cells[i], column.width)
-            continue
-        if history.cells[i] != NULL:
-            if block_append_bytes(column, history.cells[i], history.sizes[i]) < 0:
-                return -1
-            binary_bytes[0] += history.sizes[i]
-        column.offsets[row + 1] = <int32_t> column.data_bytes
-    block.row_count = row + 1
     return 0
 
 

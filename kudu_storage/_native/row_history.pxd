@@ -2,6 +2,7 @@
 
 The table in docs/tablet.md (Flush of a MemRowSet) says what becomes what. Used by flushes, merge and major compactions.
 """
+from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from kudu_storage._native.delta cimport ByteBuffer, DeltaCells, DeltaFault
@@ -12,6 +13,12 @@ cdef enum HistoryFault:
     HISTORY_DEAD_CHANGED = 1        # an UPDATE or DELETE of a dead row
     HISTORY_LIVE_REINSERTED = 2
 
+# A change list in `changes`.
+cdef struct Undo:
+    uint64_t timestamp
+    size_t start
+    size_t end
+
 cdef class RowHistory:
     cdef readonly RowLayout layout
     cdef uint64_t mark              # UNDOs with a timestamp below are ancient: not written
@@ -21,7 +28,7 @@ cdef class RowHistory:
     cdef bint dead
     cdef uint64_t deleted_at        # where dead
     cdef ByteBuffer changes         # the UNDOs' change lists, oldest first
-    cdef ByteBuffer undos           # what they are: Undo
+    cdef ByteBuffer undos           # what they are, oldest first: Undo
 
     # Start a row: its cells are then to be set with begin_cell() for every column.
     cdef void begin(self) noexcept nogil

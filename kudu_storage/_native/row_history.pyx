@@ -10,13 +10,6 @@ from kudu_storage._native.delta cimport (
     CHANGE_DELETE, CHANGE_REINSERT, CHANGE_UPDATE, buffer_append, buffer_free, change_put, change_start,
 )
 
-# A change list in `changes`; it ends where the next one starts.
-cdef struct Undo:
-    uint64_t timestamp
-    size_t start
-    size_t end
-
-
 cdef void _open(RowHistory self, uint64_t timestamp, uint8_t type) noexcept nogil:
     cdef Undo undo
     undo.timestamp = timestamp

@@ -60,6 +60,11 @@ class ReplayedTablet:
         """The current schema, with column ids."""
         return self._layout.schema
 
+    @property
+    def rows_in_memory(self) -> MemRowSet:
+        """All rows and versions, frozen: what a flush writes."""
+        return self._rows
+
     def scan(self, columns: Sequence[str] | None = None, *, at: int | None = None,
              batch_rows: int = BATCH_ROWS) -> Iterator[ColumnBlock]:
         """Rows by primary key, as column blocks.
