@@ -393,7 +393,8 @@ def encode_error(call_id: int, code: int, message: str, extensions: Mapping[int,
 
 def parse_error(data: Buffer) -> ErrorStatus:
     """Parse an ErrorStatusPB by hand: an unknown code and unknown extensions are kept. Raises BadFrame."""
-    code, message, flags = 0, "", []
+    # Real servers leave the code out where a service answers with an extension (tablet copy does).
+    code, message, flags = 1, "", []
     extensions: dict[int, bytes] = {}
     for number, value in _fields(bytes(data)):
         if isinstance(value, bytes):
