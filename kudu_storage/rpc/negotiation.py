@@ -137,7 +137,6 @@ class ClientNegotiation:
     def _finish(self, message: Any) -> bytes:
         _expect(message, _SASL_SUCCESS)
         context = _context_pb()
-        context.DEPRECATED_user_info.effective_user = self.user
         context.DEPRECATED_user_info.real_user = self.user
         return encode_control(CONNECTION_CONTEXT_CALL_ID, context.SerializeToString())
 
