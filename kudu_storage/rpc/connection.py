@@ -47,7 +47,7 @@ from kudu_storage.rpc.framing import (
     parse_response,
     size_bytes,
 )
-from kudu_storage.rpc.link import Link, Outgoing, SocketLink
+from kudu_storage.rpc.link import Link, Outgoing, SocketLink, os_text
 from kudu_storage.rpc.negotiation import ClientNegotiation
 from kudu_storage.rpc.negotiation import State as NegotiationState
 from kudu_storage.rpc.options import ConnectionOptions
@@ -101,8 +101,8 @@ class Call(Outgoing):
 class ClientConnection:
     """One connection to a server. Make it with `connect`, or give it a Link (`attach`)."""
 
-    def __init__(self, options: ConnectionOptions | None = None, *,
-                 loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, options: ConnectionOptions | None = None, *, loop: asyncio.AbstractEventLoop | None = None,
+                 call_id_end: int = CALL_ID_MAX + 1) -> None:
         self.options = options or ConnectionOptions()
         self.state = State.NEW
         self.peer_text = "the server"
@@ -117,6 +117,7 @@ class ClientConnection:
         self._early: deque[Call] = deque()      # made before the connection was open
         self._early_bytes = 0
         self._next_call_id = 0
+        self._call_id_end = call_id_end         # ids start again before it; never below calls_max
         self._wrapped = False                   # call ids were used up once
         self._deadlines = Deadlines(self._loop, self._expired)
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -173,7 +174,7 @@ class ClientConnection:
         try:
             sock = await _connected_socket(self._loop, host, port)
         except OSError as error:
-            self._end(ConnectionLost(f"cannot connect to {self.peer_text}: {error.strerror or error}"))
+            self._end(ConnectionLost(f"cannot connect to {self.peer_text}: {os_text(error)}"))
             return
         if self.state is not State.CONNECTING:
             sock.close()
@@ -182,7 +183,7 @@ class ClientConnection:
             link = SocketLink(self._loop, sock, self)
         except OSError as error:    # it was reset before anything could be asked of it
             sock.close()
-            self._end(ConnectionLost(f"cannot connect to {self.peer_text}: {error.strerror or error}"))
+            self._end(ConnectionLost(f"cannot connect to {self.peer_text}: {os_text(error)}"))
             return
         self.attach(link)
 
@@ -331,10 +332,10 @@ class ClientConnection:
 
     def _advance_call_id(self) -> None:
         self._next_call_id += 1
-        if self._next_call_id > CALL_ID_MAX:
+        if self._next_call_id >= self._call_id_end:
             self._next_call_id, self._wrapped = 0, True
-        while self._wrapped and self._next_call_id in self._calls:
-            self._next_call_id = (self._next_call_id + 1) % (CALL_ID_MAX + 1)
+        while self._wrapped and self._next_call_id in self._calls and len(self._calls) < self._call_id_end:
+            self._next_call_id = (self._next_call_id + 1) % self._call_id_end
 
     def forget(self, call: Call) -> bool:
         """Drop a call without an outcome (Call.cancel)."""

@@ -102,6 +102,11 @@ def address_text(address: Any) -> str:
     return str(address) or "a local socket"
 
 
+def os_text(error: OSError) -> str:
+    """What the operating system says; asyncio puts other words in its place."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+
+
 class SocketLink:
     """A Link over a connected socket, which it owns."""
 

@@ -34,7 +34,7 @@ from kudu_storage.rpc.framing import (
     parse_request,
     size_bytes,
 )
-from kudu_storage.rpc.link import Link, Outgoing, SocketLink, address_text
+from kudu_storage.rpc.link import Link, Outgoing, SocketLink, address_text, os_text
 from kudu_storage.rpc.negotiation import CONNECTION_HEADER, ServerNegotiation, is_trusted
 from kudu_storage.rpc.negotiation import State as NegotiationState
 from kudu_storage.rpc.options import ServerOptions
@@ -394,7 +394,7 @@ class Server:
                 self._listen(socket.socket(family, kind, protocol), address)
             except OSError as error:
                 self._stop_listening()
-                raise ConnectionLost(f"cannot listen on {address_text(address)}: {error.strerror or error}") from error
+                raise ConnectionLost(f"cannot listen on {address_text(address)}: {os_text(error)}") from error
         return self.addresses[0]
 
     def _listen(self, sock: socket.socket, address: object) -> None:
