@@ -164,7 +164,11 @@ class FrameReader:
         buffer = self._buffer
         header_bytes = buffer[at]
         at += 1
-        if header_bytes >= 0x80:
+        if header_bytes < 0x80 and at + header_bytes < end:
+            main_at = at + header_bytes + 1
+            if buffer[main_at - 1] < 0x80 and buffer[main_at - 1] == end - main_at:    # most frames
+                return Frame(bytes(self._view[at:main_at - 1]), self._view[main_at:end])
+        elif header_bytes >= 0x80:
             header_bytes, at = _read_varint(buffer, at - 1, end)
         if header_bytes > end - at:
             raise BadFrame(f"a header of {header_bytes} bytes in a frame with {end - at} left")
@@ -270,8 +274,10 @@ def split_sidecars(main: memoryview, offsets: Sequence[int]) -> tuple[memoryview
 # -- encoding ----------------------------------------------------------------------------------------------------------
 def encode_varint(value: int) -> bytes:
     """A varint; negative numbers as 64-bit two's complement, as protobuf has them."""
-    if 0 <= value < len(_SHORT_VARINTS):
+    if 0 <= value < _SHORT_VARINTS_END:
         return _SHORT_VARINTS[value]
+    if 0 < value < 1 << 21:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
     return _encode_varint(value)
 
 
@@ -285,13 +291,16 @@ def _encode_varint(value: int) -> bytes:
     return bytes(out)
 
 
-_SHORT_VARINTS: Final = tuple(_encode_varint(value) for value in range(1 << 14))
+_SHORT_VARINTS_END: Final = 1 << 14
+_SHORT_VARINTS: Final = tuple(_encode_varint(value) for value in range(_SHORT_VARINTS_END))
+# A method keeps what follows the call id in its headers, for so many different timeouts.
+_TAILS_MAX: Final = 64
 
 
 class Method:
     """A service's method, with its bytes in a request header. Make it once; it fits any connection."""
 
-    __slots__ = ("encoded", "name", "service")
+    __slots__ = ("_tails", "encoded", "name", "service")
 
     def __init__(self, service: str, name: str) -> None:
         if not service or not name:
@@ -299,6 +308,16 @@ class Method:
         self.service, self.name = service, name
         body = _encode_text(b"\x0a", service) + _encode_text(b"\x12", name)
         self.encoded = b"\x32" + encode_varint(len(body)) + body    # remote_method = 6
+        self._tails = {0: self.encoded}
+
+    def header_tail(self, timeout_ms: int) -> bytes:
+        """The fields remote_method and timeout_millis of a header."""
+        tail = self._tails.get(timeout_ms)
+        if tail is None:
+            tail = self.encoded + b"\x50" + encode_varint(timeout_ms)
+            if len(self._tails) < _TAILS_MAX:
+                self._tails[timeout_ms] = tail
+        return tail
 
     def __repr__(self) -> str:
         return f"{self.service}.{self.name}"
@@ -321,9 +340,7 @@ def size_bytes(payload: Payload) -> int:
 def encode_request(call_id: int, method: Method, message: Payload, sidecars: Sequence[Payload] = (), *,
                    timeout_ms: int = 0, required_flags: Sequence[int] = (), request_id: bytes = b"") -> list[Buffer]:
     """A request as buffers to be written in order. `request_id` is a serialized RequestIdPB."""
-    header = b"\x18" + encode_varint(call_id) + method.encoded
-    if timeout_ms:
-        header += b"\x50" + encode_varint(timeout_ms)
+    header = b"\x18" + encode_varint(call_id) + method.header_tail(timeout_ms)
     for flag in required_flags:
         header += b"\x58" + encode_varint(flag)
     if request_id:
@@ -344,6 +361,12 @@ def encode_control(call_id: int, message: bytes) -> bytes:
 
 
 def _encode_frame(header: bytes, offset_tag: bytes, message: Payload, sidecars: Sequence[Payload]) -> list[Buffer]:
+    if message.__class__ is bytes and not sidecars and len(message) <= COPY_BYTES_MAX and len(header) < 0x80:
+        # Most frames: one buffer, put together at once.
+        main_length = _SHORT_VARINTS[len(message)]
+        size = 1 + len(header) + len(main_length) + len(message)
+        return [b"".join((_length_word.pack(size), _SHORT_VARINTS[len(header)], header, main_length,
+                          message))]
     main_bytes = size_bytes(message)
     if sidecars:
         if len(sidecars) > RPC_SIDECARS_MAX:
