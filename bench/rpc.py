@@ -48,7 +48,7 @@ class PlainServer(asyncio.Protocol):
 
 
 async def serve(message_bytes: int) -> None:
-    registry = ServiceRegistry([Service(ECHO.service, {"Echo": lambda request: bytes(request.message)})])
+    registry = ServiceRegistry([Service(ECHO.service, {"Echo": lambda request: request.message})])
     _, krpc_port = await Server(registry, ServerOptions(calls_max=10_000)).start()
     request_bytes, answer = sizes(message_bytes)
     plain = await asyncio.get_running_loop().create_server(lambda: PlainServer(request_bytes, bytes(answer)),

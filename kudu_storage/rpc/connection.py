@@ -392,6 +392,7 @@ class ClientConnection:
                     self._negotiate(frame)
                 else:
                     return
+                del frame       # so that the reader finds its memory free
         except RpcError as error:
             self._fail(error)
 

@@ -6,8 +6,8 @@ A frame, both ways (docs/formats/krpc.md has the long story):
     varint           bytes of the main part     then the message and, behind it, its sidecars
 
 F1  A length is compared with its limit before memory is allocated for it, and memory grows with the bytes that came.
-F2  What is handed out are memoryviews of the buffer that the bytes were received in. Their place in it is not written
-    again, so they stay valid; each keeps its whole buffer alive, so who keeps a small one for long copies it.
+F2  What is handed out are memoryviews of the buffer that the bytes were received in. It is used again only when none is
+    left, so they stay valid; each keeps its whole buffer alive, so who keeps a small one for long copies it.
 F3  Encoding copies no message above COPY_BYTES_MAX: it gives a list of buffers to be written in order.
 F4  Whatever the bytes, the outcome is frames or a BadFrame, nothing else.
 """
@@ -40,9 +40,12 @@ CALL_ID_MAX: Final = 2**31 - 1
 LENGTH_WORD_BYTES: Final = 4
 # Below it one copy is cheaper than another entry in a scatter-gather list.
 COPY_BYTES_MAX: Final = 4 * KIB
-RECEIVE_CHUNK_BYTES: Final = 64 * KIB
-# When less than this is left behind the last frame, the next bytes go to a new chunk.
-_ROOM_BYTES_MIN: Final = 8 * KIB
+# Memory to receive into, of a connection that receives little and of one that is busy: it doubles when one read fills
+# it, and halves again.
+RECEIVE_CHUNK_BYTES: Final = 16 * KIB
+RECEIVE_CHUNK_BYTES_MAX: Final = 256 * KIB
+# When less than this, or than the last frame, is left behind the last frame, the next bytes go to a new chunk.
+_ROOM_BYTES_MIN: Final = 4 * KIB
 
 _length_word = struct.Struct(">I")
 _request_header: Any = message_class("kudu.rpc.RequestHeader")
@@ -84,11 +87,14 @@ class ResponseFrame(NamedTuple):
 class FrameReader:
     """Cuts what was received into frames. The caller receives into `room()`, says how much, and asks for frames."""
 
-    __slots__ = ("_buffer", "_chunk_bytes", "_end", "_start", "_view", "frame_bytes_max")
+    __slots__ = ("_buffer", "_chunk_bytes", "_chunk_bytes_min", "_end", "_filled", "_last_bytes", "_start", "_view",
+                 "frame_bytes_max")
 
     def __init__(self, frame_bytes_max: int = RPC_FRAME_BYTES_MAX, chunk_bytes: int = RECEIVE_CHUNK_BYTES) -> None:
         self.frame_bytes_max = frame_bytes_max  # length word included; may be changed between frames
-        self._chunk_bytes = chunk_bytes
+        self._chunk_bytes = self._chunk_bytes_min = chunk_bytes
+        self._filled = False    # a read has filled all the room since the chunk was taken
+        self._last_bytes = 0    # size of the last whole frame
         self._use(bytearray(chunk_bytes))
         self._start = 0     # first byte that belongs to no frame yet
         self._end = 0       # one past the last byte received
@@ -104,6 +110,8 @@ class FrameReader:
     def received(self, count: int) -> None:
         """So many bytes were written to the start of `room()`."""
         self._end += count
+        if self._end == len(self._buffer):
+            self._filled = True
 
     def feed(self, data: Buffer) -> Iterator[Frame]:
         """The frames that end in `data`: for callers that have bytes already."""
@@ -158,6 +166,7 @@ class FrameReader:
             self._make_room(size)
             return None
         self._start = start + size
+        self._last_bytes = size
         return self._split(start + LENGTH_WORD_BYTES, start + size)
 
     def _split(self, at: int, end: int) -> Frame:
@@ -185,13 +194,34 @@ class FrameReader:
         start, end, capacity = self._start, self._end, len(self._buffer)
         pending = end - start
         fits = end < capacity and capacity - start >= min(size, RPC_RECEIVE_STEP_BYTES)
-        if fits and (pending or start == 0 or capacity - end >= _ROOM_BYTES_MIN):
+        if fits and (pending or start == 0 or capacity - end >= max(_ROOM_BYTES_MIN, self._last_bytes)):
+            return
+        if self._filled:
+            self._chunk_bytes = min(2 * self._chunk_bytes, RECEIVE_CHUNK_BYTES_MAX)
+        elif self._chunk_bytes > max(self._chunk_bytes_min, 4 * self._last_bytes):
+            self._chunk_bytes //= 2
+        self._filled = False
+        if not pending and capacity == self._chunk_bytes and self._reclaim():
             return
         grown = min(size, max(RPC_RECEIVE_STEP_BYTES, 4 * pending))
         buffer = bytearray(max(grown, self._chunk_bytes))
         buffer[:pending] = self._view[start:end]
         self._use(buffer)
         self._start, self._end = 0, pending
+
+
+    def _reclaim(self) -> bool:
+        """Start at the front of the same buffer again, if nobody looks into it any more."""
+        self._view.release()
+        try:
+            self._buffer.pop()      # refused while there is a view of it; otherwise neither call moves it
+            self._buffer.append(0)
+        except BufferError:
+            self._view = memoryview(self._buffer)
+            return False
+        self._use(self._buffer)
+        self._start = self._end = 0
+        return True
 
 
 def _read_varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:

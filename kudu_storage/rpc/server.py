@@ -148,6 +148,7 @@ class ServerConnection:
                     self._negotiate(frame)
                 else:
                     return
+                del frame       # so that the reader finds its memory free
         except RpcError as error:
             self._fail(error)
 
@@ -235,7 +236,7 @@ class ServerConnection:
             self._refuse_for(request, error)
             return
         kind = result.__class__     # the common kinds first: asking whether something can be awaited is slow
-        if kind is bytes or kind is Response:
+        if kind is bytes or kind is Response or kind is memoryview:
             self.answer(request, result)    # type: ignore[arg-type]  # as just found
             return
         if result is LATER:
