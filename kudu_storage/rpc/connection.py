@@ -165,6 +165,8 @@ class ClientConnection:
     def open(self, host: str, port: int) -> None:
         """Start connecting. Calls may be made at once (C3)."""
         assert self.state is State.NEW, "opened twice"
+        if not 0 < port < 1 << 16:
+            raise InvalidArgument(f"{host}: there is no port {port}")
         self.state = State.CONNECTING
         self.peer_text = f"{host}:{port}"
         self._setup_timer = self._loop.call_later(self.options.connect_s, self._setup_expired)
@@ -173,6 +175,9 @@ class ClientConnection:
     async def _connect(self, host: str, port: int) -> None:
         try:
             sock = await _connected_socket(self._loop, host, port)
+        except UnicodeError:
+            self._end(ConnectionLost(f"cannot connect to {self.peer_text}: not a host's name"))
+            return
         except OSError as error:
             self._end(ConnectionLost(f"cannot connect to {self.peer_text}: {os_text(error)}"))
             return

@@ -6,7 +6,9 @@ the loop leaves in one call.
 
 L1  The owner's `lost` is called exactly once, from the loop and never from within `send`, `close` or `abort`.
 L2  Frames leave in the order of `send`, whole. One that is dropped before it is offered to the kernel never leaves.
-L3  `queued_bytes` is all that waits here. Nothing here bounds it: the owner does, with `notify_below` and `drained`.
+L3  After `close` what was sent arrives even if the peer was still sending: the stream is shut down on our side and
+    read, for LINGER_S at most, until the peer ends it. Closing with unread bytes would reset it, and lose answers.
+L4  `queued_bytes` is all that waits here. Nothing here bounds it: the owner does, with `notify_below` and `drained`.
 May not touch: frames' contents. Runs on one loop's thread.
 """
 from __future__ import annotations
@@ -18,13 +20,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from kudu_storage.common.limits import MIB
+from kudu_storage.common.limits import KIB, MIB
 from kudu_storage.rpc.framing import Buffer
 
 _IOV_MAX: Final = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 1024
 # One sendmsg is offered no more than this: above it calls cost nothing beside the copying, and what has been offered
 # can no longer be dropped.
 _BATCH_BYTES: Final = 1 * MIB
+LINGER_S: Final = 1.0
+_DISCARD_BYTES: Final = 64 * KIB
 # As Kudu's --tcp_keepalive_* flags: a peer whose machine is gone is noticed after 90 s, without any call.
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 10))
 
@@ -104,7 +108,7 @@ def address_text(address: Any) -> str:
 
 def os_text(error: OSError) -> str:
     """What the operating system says; asyncio puts other words in its place."""
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 class SocketLink:
@@ -127,6 +131,7 @@ class SocketLink:
         self._closing = False
         self._closed = False
         self._reading = False
+        self._linger_timer: asyncio.TimerHandle | None = None
 
     # -- receiving -----------------------------------------------------------------------------------------------------
     def pause_reading(self) -> None:
@@ -228,7 +233,7 @@ class SocketLink:
             self.notify_below = -1
             self._loop.call_soon(self._owner.drained)
         if self._closing and not self._blocked:
-            self._loop.call_soon(self._lose, None)
+            self._linger()
 
     def _writable(self) -> None:
         self._loop.remove_writer(self._sock)
@@ -244,6 +249,28 @@ class SocketLink:
         if not self._blocked:
             self._loop.call_soon(self._flush_scheduled)
 
+    def _linger(self) -> None:
+        """All is sent: say so, and wait for the peer to end the stream too (L3)."""
+        if self._linger_timer is not None:
+            return
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._loop.call_soon(self._lose, error)
+            return
+        self._loop.add_reader(self._sock, self._discard)
+        self._linger_timer = self._loop.call_later(LINGER_S, self._lose, None)
+
+    def _discard(self) -> None:
+        try:
+            if self._sock.recv(_DISCARD_BYTES):
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass
+        self._lose(None)
+
     def abort(self, error: Exception | None = None) -> None:
         self.pause_reading()
         self._closing = True
@@ -253,8 +280,11 @@ class SocketLink:
         if self._closed:
             return
         self._closed = True
-        self.pause_reading()
+        self._reading = False
+        self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         self._queue.clear()
         self._iov.clear()
         self.queued_bytes = 0

@@ -8,6 +8,7 @@ V1  What a peer can make us hold is bounded (ServerOptions): calls being handled
 V2  Each request of an open connection gets exactly one answer, or the connection ends.
 V3  No task belongs to a call unless its handler is a coroutine.
 V4  Stopping refuses new calls (FATAL_SERVER_SHUTTING_DOWN), lets those under way finish within the grace, then ends.
+V5  A call whose deadline has passed before it could be handled is answered SERVER_TOO_BUSY, as Kudu does.
 May not touch: files. Runs on one loop's thread.
 """
 from __future__ import annotations
@@ -76,6 +77,7 @@ class ServerConnection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False        # nothing is received (V1)
         self._resuming = False
+        self._late = False          # frames being handled have waited in memory; deadlines may have passed
         self._unsent_before = 0     # bytes of answers that waited when it was last looked whether the peer is idle
         self._timer: asyncio.TimerHandle | None = None
         self._last_active = loop.time()
@@ -196,6 +198,11 @@ class ServerConnection:
                                     f"Service unavailable: {request.method} request on {request.service} from "
                                     f"{self.peer_text} dropped due to backpressure: {self._pending_count} calls of "
                                     "this connection are being handled"))
+            return
+        if self._late and deadline is not None and deadline <= self._loop.time():
+            request.mark_answered()
+            self._send(encode_error(request.call_id, RpcCode.ERROR_SERVER_TOO_BUSY,
+                                    "Timed out: Call waited in the queue past client deadline"))
             return
         self._pending_count += 1
         self._pending_bytes += request.size_bytes
@@ -332,7 +339,9 @@ class ServerConnection:
         if not self._paused or not self._may_receive():
             return
         self._paused = False
+        self._late = True
         self._pump()        # frames that were received before the pause
+        self._late = False
         if not self._paused and self._may_receive():
             self._link.resume_reading()     # type: ignore[union-attr]  # _may_receive looked
 

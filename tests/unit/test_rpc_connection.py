@@ -168,14 +168,21 @@ def test_call_expires_at_its_deadline_and_the_late_answer_is_dropped() -> None:
 def test_calls_expire_in_the_order_of_their_deadlines() -> None:
     async def main() -> None:
         client, peer = await served_by_hand()
-        expired: list[float] = []
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        expired: list[tuple[float, float]] = []
         waits = [3.0, 0.5, 2.0, 0.5, 60.0, 1.0]
         for wait in waits:
-            client.start_call(ECHO, b"", lambda _, wait=wait: expired.append(wait), timeout_s=wait)  # type: ignore[misc]
-        client.start_call(ECHO, b"", lambda _: expired.append(-1.0))    # no deadline: never
+
+            def on_done(_: Reply | RpcError, wait: float = wait) -> None:
+                expired.append((wait, loop.time() - start))
+
+            client.start_call(ECHO, b"", on_done, timeout_s=wait)
+        client.start_call(ECHO, b"", lambda _: expired.append((-1.0, 0.0)))    # no deadline: never
         client.check()
         await asyncio.sleep(100)
-        assert expired == sorted(waits)
+        assert [wait for wait, _ in expired] == sorted(waits)
+        assert all(wait <= at <= wait + 2 * TICK_S for wait, at in expired)
         assert client.in_flight == 1
         client.check()
         await client.close()
@@ -259,6 +266,9 @@ def test_call_cancelled_before_it_is_offered_to_the_kernel_never_leaves() -> Non
         assert second.cancel()
         seen = [parse_request(await peer.frame()) for _ in range(2)]
         assert [bytes(request.message[:9]) for request in seen] == [bytes(9), b"third"]
+        await turns()
+        peer.receive()
+        assert not peer.frames and client.queued_bytes == 0
         await client.close()
         peer.close()
 
@@ -364,6 +374,9 @@ def test_peer_that_closes_during_the_negotiation_fails_all_calls_as_not_sent() -
 
 def test_address_where_nobody_listens_is_told() -> None:
     async def main() -> None:
+        for host, port, error in (("127.0.0.1", 0, InvalidArgument), ("a" * 80, 1, ConnectionLost)):
+            with pytest.raises(error):
+                await connect(host, port)
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]

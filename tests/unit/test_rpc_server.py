@@ -48,6 +48,7 @@ from kudu_storage.rpc.framing import (
     parse_error,
     parse_response,
 )
+from kudu_storage.rpc.link import LINGER_S
 from kudu_storage.rpc.server import State
 
 
@@ -265,6 +266,63 @@ def test_peer_that_takes_no_answers_for_the_idle_time_is_cut_off() -> None:
     run(main())
 
 
+def test_call_whose_deadline_passed_while_it_waited_is_not_handled() -> None:
+    async def main() -> None:
+        held = Held()
+        server = Server(ServiceRegistry([service({"Hold": held})]), ServerOptions(idle_s=0, pending_bytes_max=1000))
+        peer, served = await raw_client(server)
+        first = encode_request(0, method("Hold"), bytes(2000))      # alone more than what may wait
+        rest = [encode_request(number, ECHO, b"", timeout_ms=timeout) for number, timeout in ((1, 1000), (2, 0))]
+        await peer.send(b"".join(b"".join(buffers) for buffers in (first, *rest)))
+        await until(lambda: bool(held.requests))
+        await asyncio.sleep(5)
+        assert served.pending_calls == 1
+        held.requests[0].respond(b"")
+        answers = {answer.call_id: answer for answer in [parse_response(await peer.frame()) for _ in range(3)]}
+        assert {number: answer.is_error for number, answer in answers.items()} == {0: False, 1: True, 2: False}
+        assert parse_error(answers[1].message).code == RpcCode.ERROR_SERVER_TOO_BUSY
+        served.check()
+        peer.close()
+        await server.stop()
+
+    run(main())
+
+
+def test_last_answers_arrive_although_the_peer_went_on_sending() -> None:
+    async def main() -> None:
+        held = Held()
+        server = Server(ServiceRegistry([service({"Hold": held})]), ServerOptions(idle_s=0))
+        peer, _ = await raw_client(server)
+        await peer.send(b"".join(encode_request(0, method("Hold"), b"")))
+        await until(lambda: bool(held.requests))
+        stopping = asyncio.ensure_future(server.stop(grace_s=5))
+        await turns()
+        answer = bytes(2 * MIB)
+        held.requests[0].respond(answer)
+        await peer.send(b"".join(encode_request(1, ECHO, bytes(100 * KIB))))
+        await turns()
+        assert parse_response(await peer.frame()).message == answer
+        await peer.end()
+        peer.close()
+        await stopping
+
+    run(main())
+
+
+def test_peer_that_never_closes_is_not_waited_for_long() -> None:
+    async def main() -> None:
+        server = Server(ServiceRegistry([service()]), ServerOptions(idle_s=0))
+        peer, _ = await raw_client(server)
+        await until(lambda: all(connection.user for connection in server.connections))
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await server.stop(grace_s=30)
+        assert loop.time() - start == pytest.approx(LINGER_S)
+        peer.close()
+
+    run(main())
+
+
 # -- peers that are not what they should be ----------------------------------------------------------------------------
 async def silent_peer(server: Server) -> tuple[RawPeer, Any]:
     near, far = socket.socketpair()
@@ -322,8 +380,8 @@ def test_negotiation_that_fails_ends_with_a_reason_for_the_peer() -> None:
         response = parse_response(await peer.frame())
         assert response.is_error and parse_error(response.message).code == RpcCode.FATAL_UNAUTHORIZED
         await peer.end()
-        assert not server.connections
         peer.close()
+        await until(lambda: not server.connections)
 
     run(main())
 
