@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kudu_storage.errors import ConnectionClosed
 from kudu_storage.rpc.connection import Call, ClientConnection, OnDone, Reply
@@ -28,6 +28,8 @@ class Channel:
         self.host, self.port = host, port
         self.options = options or ConnectionOptions()
         self._loop = asyncio.get_running_loop()
+        # Told of each connection that ends, or could not be made, before its calls are.
+        self.on_end: Callable[[ClientConnection], None] | None = None
         self._connection: ClientConnection | None = None
         self._closed = False
         self._failures = 0
@@ -74,6 +76,8 @@ class Channel:
     def _ended(self, connection: ClientConnection) -> None:
         if connection.was_open:
             self._failures = 0
-            return
-        self._failures += 1
-        self._not_before = self._loop.time() + min(BACK_OFF_S_MIN * 2 ** (self._failures - 1), BACK_OFF_S_MAX)
+        else:
+            self._not_before = self._loop.time() + min(BACK_OFF_S_MIN * 2**self._failures, BACK_OFF_S_MAX)
+            self._failures = min(self._failures + 1, 16)
+        if self.on_end is not None:
+            self.on_end(connection)

@@ -490,7 +490,11 @@ class ClientConnection:
         _log.debug("connection to %s ended: %s", self.peer_text, self.error or "closed here")
         self._wake_for_room()
         if self.on_end is not None:
-            self.on_end(self)
+            try:
+                self.on_end(self)
+            except Exception as failed:
+                self._loop.call_exception_handler({"message": f"kudu_storage.rpc: end of the connection to "
+                                                              f"{self.peer_text}", "exception": failed})
         for call in calls.values():
             self._tell(call, self._loss_of(call))
 

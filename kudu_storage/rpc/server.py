@@ -18,7 +18,7 @@ import errno
 import inspect
 import logging
 import socket
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -68,6 +68,7 @@ class ServerConnection:
         self.state = State.HEADER
         self.peer_text = "a peer"
         self.error: Exception | None = None     # why it is closed, if anything was wrong
+        self.end_callbacks: list[Callable[[Exception | None], None]] = []
         self._registry, self._loop, self._server = registry, loop, server
         self._link: Link | None = None
         self._reader = FrameReader(RPC_NEGOTIATION_FRAME_BYTES_MAX)
@@ -134,6 +135,13 @@ class ServerConnection:
         _log.debug("connection from %s ended: %s", self.peer_text, self.error or "closed")
         if self._server is not None:
             self._server.forget(self)
+        callbacks, self.end_callbacks = self.end_callbacks, []
+        for callback in callbacks:
+            try:
+                callback(self.error)
+            except Exception as failed:     # one caller's bug is not the others'
+                self._loop.call_exception_handler({"message": f"kudu_storage.rpc: end of the connection from "
+                                                              f"{self.peer_text}", "exception": failed})
 
     def _pump(self) -> None:
         reader = self._reader

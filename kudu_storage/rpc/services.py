@@ -68,6 +68,13 @@ class Peer(Protocol):
     def peer_text(self) -> str:
         """host:port of the peer."""
 
+    @property
+    def end_callbacks(self) -> list[Callable[[Exception | None], None]]:
+        """Called once when the connection has ended, with the error if there was one. Add to it, remove from it.
+
+        A peer whose process is killed is noticed here at once, long before any deadline.
+        """
+
     def answer(self, request: Request, answer: Answer) -> None:
         """Send the answer."""
 

@@ -323,6 +323,30 @@ def test_peer_that_never_closes_is_not_waited_for_long() -> None:
     run(main())
 
 
+def test_end_of_a_peer_is_told_once_to_those_who_asked() -> None:
+    async def main() -> None:
+        ended: list[Exception | None] = []
+
+        def fails(_: Exception | None) -> None:
+            raise RuntimeError("a listener's bug")
+
+        def ask(request: Request) -> bytes:
+            request.peer.end_callbacks.extend([fails, ended.append])
+            return b""
+
+        client, served, _ = pair({"Ask": ask})
+        await client.call(method("Ask"), b"")
+        assert ended == []
+        client.abort()
+        await until(lambda: served.state is State.CLOSED)
+        assert ended == [None]
+        loop: Any = asyncio.get_running_loop()
+        assert [str(context["exception"]) for context in loop.reported] == ["a listener's bug"]
+        await client.closed()
+
+    run(main(), expect_reports=True)
+
+
 # -- peers that are not what they should be ----------------------------------------------------------------------------
 async def silent_peer(server: Server) -> tuple[RawPeer, Any]:
     near, far = socket.socketpair()
@@ -501,6 +525,8 @@ def test_channel_connects_again_after_the_server_came_back() -> None:
         host, port = await server.start()
         channel = Channel(host, port)
         assert bytes((await channel.call(ECHO, b"one", timeout_s=20)).message) == b"one"
+        ended = []
+        channel.on_end = ended.append
         first = channel.connection
         assert first is not None
         await server.stop()
@@ -519,6 +545,7 @@ def test_channel_connects_again_after_the_server_came_back() -> None:
                 except ConnectionLost:
                     await asyncio.sleep(0)
 
+        assert ended[0] is first and not ended[1].was_open
         assert await asyncio.wait_for(until_served(), 20) == b"two"
         await channel.close()
         await again.stop()
