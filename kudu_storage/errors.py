@@ -8,8 +8,8 @@ The text of every error says what happened, where, what is intact, and what to d
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 Fault = Literal["ours", "caller", "peer", "disk"]
 
@@ -301,6 +301,148 @@ class WaitTimeout(LogError, TimeoutError):
 
     def __str__(self) -> str:
         return KuduStorageError.__str__(self)
+
+
+# -- the wire ----------------------------------------------------------------------------------------------------------
+class RpcError(KuduStorageError):
+    """Base of what goes wrong between two processes."""
+
+    kind = "rpc"
+    fault: ClassVar[Fault] = "peer"
+
+
+class BadFrame(RpcError, ValueError):
+    """Bytes from the peer that are not what the protocol says. The connection is closed."""
+
+    kind = "bad_frame"
+
+
+class FrameTooLarge(BadFrame):
+    """A frame, or something in it, that says it is larger than its limit; nothing was allocated for it."""
+
+    kind = "frame_too_large"
+
+
+class NegotiationFailed(RpcError, ConnectionError):
+    """The peers found no common way to talk, or one of them broke off before they had."""
+
+    kind = "negotiation_failed"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class TlsRequired(NegotiationFailed):
+    """The peer insists on TLS, which this version does not speak."""
+
+    kind = "tls_required"
+    fault = "caller"
+
+
+class AuthenticationRefused(NegotiationFailed):
+    """The peer does not accept who we say we are, or offers no way of saying it that this version knows."""
+
+    kind = "authentication_refused"
+    fault = "caller"
+
+
+class ConnectionLost(RpcError, ConnectionError):
+    """The connection ended, or could not be made.
+
+    `maybe_sent` is False if no byte of this call was given to the kernel: the peer has certainly not seen it.
+    """
+
+    kind = "connection_lost"
+    retry = True
+    fields = (*KuduStorageError.fields, "maybe_sent")
+
+    def __init__(self, detail: str, *, maybe_sent: bool = False, **place: Any) -> None:
+        super().__init__(detail, **place)
+        self.maybe_sent = maybe_sent
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class CallTimeout(RpcError, TimeoutError):
+    """No answer came within the call's deadline. `maybe_sent` as in ConnectionLost: it may still happen."""
+
+    kind = "call_timeout"
+    retry = True
+    fields = (*KuduStorageError.fields, "maybe_sent")
+
+    def __init__(self, detail: str, *, maybe_sent: bool = True, **place: Any) -> None:
+        super().__init__(detail, **place)
+        self.maybe_sent = maybe_sent
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class RpcBackpressure(RpcError):
+    """Too many calls, or bytes of calls, are on their way on this connection. Nothing of this call was sent."""
+
+    kind = "rpc_backpressure"
+    fault = "caller"
+    retry = True
+
+
+class ConnectionClosed(RpcError, ValueError):
+    """This side closed the connection before the call. Nothing of it was sent."""
+
+    kind = "connection_closed"
+    fault = "caller"
+
+
+class RemoteError(RpcError):
+    """The peer answered with an ErrorStatusPB.
+
+    Args:
+        code: ErrorStatusPB.RpcErrorCodePB; a number that this version does not know is kept.
+        extensions: application errors by extension number (100 and up), as the bytes that came.
+        unsupported_flags: of the required feature flags those that the peer does not know.
+    """
+
+    kind = "remote_error"
+    fields = (*KuduStorageError.fields, "code", "extensions", "unsupported_flags")
+
+    def __init__(self, detail: str, *, code: int, extensions: Mapping[int, bytes] | None = None,
+                 unsupported_flags: tuple[int, ...] = (), **place: Any) -> None:
+        super().__init__(detail, **place)
+        self.code = code
+        self.extensions = dict(extensions or {})
+        self.unsupported_flags = unsupported_flags
+
+
+class ServerTooBusy(RemoteError):
+    """The peer's queue was full, or the deadline passed in it; the call was not carried out. Back off first."""
+
+    kind = "server_too_busy"
+    retry = True
+
+
+class ServerUnavailable(RemoteError):
+    """The peer is starting, stopping or otherwise not serving; the call was not carried out."""
+
+    kind = "server_unavailable"
+    retry = True
+
+
+class NoSuchMethod(RemoteError, LookupError):
+    """The peer has no such service or method."""
+
+    kind = "no_such_method"
+    fault = "caller"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class RequestRefused(RemoteError, ValueError):
+    """The peer could not parse the request, or lacks a feature that it requires (`unsupported_flags`)."""
+
+    kind = "request_refused"
+    fault = "caller"
 
 
 # -- the tablet --------------------------------------------------------------------------------------------------------

@@ -41,3 +41,13 @@ CFILE_ROWS_MAX: Final = 2**32 - 1
 CFILE_INDEX_DEPTH_MAX: Final = 33
 # Verified blocks kept by one process, as Kudu's --block_cache_capacity_mb has it by default.
 BLOCK_CACHE_BYTES: Final = 512 * MIB
+# One krpc frame, its length word included: Kudu's --rpc_max_message_size.
+RPC_FRAME_BYTES_MAX: Final = 50 * MIB
+# A frame before the peer has said who it is. Real ones are below 4 KiB (TLS certificates are the largest part).
+RPC_NEGOTIATION_FRAME_BYTES_MAX: Final = 64 * KIB
+# Header of a frame. One with 10,000 sidecar offsets, the most there may be, takes at most 60 KB.
+RPC_HEADER_BYTES_MAX: Final = 128 * KIB
+RPC_SIDECARS_MAX: Final = 10_000
+# Memory for a frame grows in steps while its bytes come in, so that a peer that announces much and sends little holds
+# no more than this.
+RPC_RECEIVE_STEP_BYTES: Final = 1 * MIB
