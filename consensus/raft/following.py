@@ -74,8 +74,11 @@ def _contradicts(s: State, request: UpdateRequest) -> bool:
     preceding = request.preceding
     if s.terms.base.index <= preceding.index <= committed and s.terms.term_at(preceding.index) != preceding.term:
         return True
-    return any(s.terms.first_mismatch(run.term, run.first, min(run.last, committed) + 1) <= committed
-               for run in request.runs if run.first <= committed)
+    for run in request.runs:
+        end = min(run.last, committed) + 1
+        if run.first < end and s.terms.first_mismatch(run.term, run.first, end) < end:
+            return True
+    return False
 
 
 def _hear_leader(s: State, leader_id: str) -> None:

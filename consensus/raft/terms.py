@@ -102,8 +102,10 @@ class Terms:
 
     def spans(self) -> list[tuple[int, int]]:
         """(term, first index) after `base`."""
-        found = [(term, max(first, self.base.index + 1)) for term, first in zip(self._terms, self._firsts, strict=True)]
-        return [(term, first) for term, first in found if first <= self.last_index]
+        after = self.base.index + 1
+        ends = [*self._firsts[1:], self.last_index + 1]
+        return [(term, max(first, after)) for term, first, end in zip(self._terms, self._firsts, ends, strict=True)
+                if end > after]
 
     def check(self) -> None:
         assert self._firsts == sorted(set(self._firsts)), f"T1: {self._firsts}"
