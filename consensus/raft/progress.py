@@ -115,7 +115,8 @@ class Progress:
         """A call failed or was refused. Wait for the heartbeat, and then ask before sending much."""
         if self.sending is not Sending.COPY:
             self.sending = Sending.PROBE
-        self._restart(self.in_flight[0][1] if self.in_flight else self.next_index)
+        first = self.in_flight[0][1] if self.in_flight else self.next_index
+        self._restart(max(first, self.match_index + 1))
         self.paused = True
 
     def needs_copy(self) -> None:

@@ -5,8 +5,8 @@ leader sends its clock's reading as a floor with every message; when a majority 
 because each voter tells its floor with its vote. So what a majority knows is safe as soon as all operations below it
 are committed.
 
-S1  What a leader declares safe is at most a floor known to a majority, and lies before its first operation not yet
-    committed.
+S1  What a leader declares safe is at most its own floor and one known to a majority, and lies before its first
+    operation not yet committed.
 S2  A follower adopts a declared time only when it has committed what the leader had when it declared it.
 S3  Safe time never goes back.
 A replica that starts has forgotten the floors it knew: the driver must give it one that none of them can exceed, which
@@ -53,7 +53,10 @@ class SafeTimes:
         uncommitted = self._uncommitted
         while uncommitted and uncommitted[0][0] <= commit_index:
             uncommitted.popleft()
-        bound = min(majority_floor, uncommitted[0][1] - 1) if uncommitted else majority_floor
+        # Peers' floors may lie above our own (they started later), and then promise nothing for us.
+        bound = min(majority_floor, self.floor)
+        if uncommitted:
+            bound = min(bound, uncommitted[0][1] - 1)
         self.safe = max(self.safe, bound)
         return self.safe
 

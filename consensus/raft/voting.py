@@ -78,11 +78,16 @@ def stand(s: State, mode: Mode) -> None:
 
 def on_vote_response(s: State, response: VoteResponse) -> None:
     election = s.election
-    if response.responder_term > s.term:
+    if response.responder_term > s.term and not response.granted:
         # Also after a pre-election, else a voter with a higher term and a shorter log and we would refuse each other
-        # for ever.
+        # for
+        # ever. When only the term was wrong the next attempt need not wait: terms do not rise by it.
+        term_was_wrong = response.denial is not VoteDenial.LAST_OPID_TOO_OLD
+        hurry = election is not None and election.mode is Mode.PRE and term_was_wrong
         s.failures += election is not None
         s.advance_term(response.responder_term)
+        if hurry and s.election_at_us is not None:
+            s.election_at_us = s.now_us + int(s.luck * s.timing.heartbeat_us)
         return
     if election is None or response.term != election.term:
         return

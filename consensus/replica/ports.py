@@ -1,7 +1,7 @@
 """What a replica's driver needs from the world, as protocols. Opens nothing itself.
 
-The shipped driver and the simulator's model stand on the same ports, so that either side can be exchanged for the other's.
-None of the calls may block: what takes time is reported later, as an input of the core.
+The shipped driver and the simulator's model stand on the same ports, so that either side can be exchanged for the
+other's. None of the calls may block: what takes time is reported later, as an input of the core.
 """
 from __future__ import annotations
 
@@ -48,10 +48,12 @@ class Slice(NamedTuple):
 
 
 class Log(Protocol):
-    """The write-ahead log. Appends and truncations take effect in the order of the calls, and are reported as LogDurable."""
+    """The write-ahead log. Appends and truncations take effect in the order of the calls, and are reported as
+    LogDurable."""
 
     def append(self, batch: int, runs: Sequence[Run], payload: object, timestamp: int) -> None:
-        """What `payload` has below the first run's index is left out. `timestamp` is for a NO_OP or CONFIG made here."""
+        """What `payload` has below the first run's index is left out. `timestamp` is for a NO_OP or CONFIG made
+        here."""
 
     def truncate(self, batch: int, after: int) -> None: ...
 

@@ -1,7 +1,7 @@
 """A model of what one replica keeps on disk: a log with an unsynced tail, and metadata that is synced before it counts.
 
-The log is a sequence of records, as Kudu's is: an operation voids all before it with its index or a higher one, and a truncation
-leaves no record of its own. A crash keeps what was synced and any number of the records behind it.
+The log is a sequence of records, as Kudu's is: an operation voids all before it with its index or a higher one, and a
+truncation leaves no record of its own. A crash keeps what was synced and any number of the records behind it.
 """
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class ModelDisk:
         self._commit_synced = 0
         self.writes = 0
 
-    # -- Metadata ---------------------------------------------------------------------------------------------------------
+    # -- Metadata ------------------------------------------------------------------------------------------------------
     def persist_vote(self, term: int, voted_for: str | None) -> None:
         self.term, self.voted_for = term, voted_for
 
     def persist_config(self, config: Config) -> None:
         self.config = config
 
-    # -- Log --------------------------------------------------------------------------------------------------------------
+    # -- Log -----------------------------------------------------------------------------------------------------------
     def append(self, batch: int, runs: Sequence[Run], payload: object, timestamp: int) -> None:
         assert isinstance(payload, list)
         first = runs[0].first
@@ -65,7 +65,7 @@ class ModelDisk:
         ops = self.ops[first - 1:last][:max_bytes]
         return Slice(runs_of(ops), ops, len(ops)) if ops else None
 
-    # -- syncs and crashes ----------------------------------------------------------------------------------------------
+    # -- syncs and crashes ---------------------------------------------------------------------------------------------
     def begin_sync(self) -> tuple[int, int] | None:
         """The newest batch and how many records it ends with: what a sync that starts now makes durable."""
         if not self.batches:

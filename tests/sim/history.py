@@ -1,9 +1,9 @@
 """What clients saw of a counter, and whether one counter could have shown it to them.
 
-Each `add` raises the counter by one and returns it; a `get` returns it. The checker knows nothing of indexes, terms or replicas.
-The order of the results is the only order that a history of such a counter can have been in, so it is enough to see that no
-operation that ended before another began comes after it, that no result is given twice, and that the additions nobody
-answered for suffice, and began early enough, to explain the gaps.
+Each `add` raises the counter by one and returns it; a `get` returns it. The checker knows nothing of indexes, terms or
+replicas. The order of the results is the only order that a history of such a counter can have been in, so it is enough
+to see that no operation that ended before another began comes after it, that no result is given twice, and that the
+additions nobody answered for suffice, and began early enough, to explain the gaps.
 """
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class History:
                 f"call {call.call_id} returned {call.result}, but {seen} had been returned before it began")
 
     def _check_gaps(self, answered: list[Call], values: list[int]) -> None:
-        """Each result needs as many additions begun before it was returned; those without an answer may be among them."""
+        """Each result needs as many additions begun before it was returned; those without an answer may be among
+        them."""
         begun = sorted(c.invoked_us for c in self.calls if c.is_add and not c.certainly_not)
         count = 0
         at = 0

@@ -1,7 +1,7 @@
 """Sees everything in the simulated group and holds it against R1 to R16. No replica sees the observer.
 
-What can be decided when it happens is decided then, from the disks and messages themselves: the core's own bookkeeping is not
-believed. AssertionError names the relation that does not hold.
+What can be decided when it happens is decided then, from the disks and messages themselves: the core's own bookkeeping
+is not believed. AssertionError names the relation that does not hold.
 """
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class Observer:
         self.committed_terms: list[int] = [0]                   # by index
         self.safe: dict[str, tuple[int, int]] = {}              # replica -> (safe time, commit index then)
         self.heard_us: dict[str, int] = {}                      # replica -> when a live leader was last heard
+        self._leading: set[str] = set()
         self.commits: dict[str, int] = {}                       # replica -> commit index, of this life
 
-    # -- votes and terms ------------------------------------------------------------------------------------------------
+    # -- votes and terms -----------------------------------------------------------------------------------------------
     def vote_persisted(self, name: str, term: int, voted_for: str | None) -> None:
         assert term >= self.terms.get(name, 0), f"R2: {name} goes from term {self.terms[name]} to {term}"
         self.terms[name] = term
@@ -37,6 +38,7 @@ class Observer:
         if not response.granted:
             return
         candidate, heard = request.candidate_id, self.heard_us.get(replica.name)
+        assert request.ignore_live_leader or replica.name not in self._leading, f"R11: leader {replica.name} votes"
         if heard is not None and not request.ignore_live_leader:
             since = replica.world.now_us - heard
             assert since >= self._election_timeout_us, (
@@ -47,7 +49,7 @@ class Observer:
         before = self.votes.setdefault(key, candidate)
         assert before == candidate, f"R3: {replica.name} votes for {before} and {candidate} in term {response.term}"
         disk = replica.disk
-        assert (disk.term, disk.voted_for) == (response.term, candidate), f"R3: the vote of {replica.name} is not durable"
+        assert (disk.term, disk.voted_for) == (response.term, candidate), f"R3: {replica.name} votes in memory"
 
     def role_changed(self, replica: Any, effect: fx.RoleChanged) -> None:
         if effect.role is not fx.Role.LEADER:
@@ -64,7 +66,7 @@ class Observer:
         assert last <= len(ops) and (not last or ops[last - 1].term == self.committed_terms[last]), (
             f"R6: leader {name} of term {term} lacks {self.committed_terms[last]}.{last}")
 
-    # -- the log ----------------------------------------------------------------------------------------------------------
+    # -- the log -------------------------------------------------------------------------------------------------------
     def appended(self, replica: Any, first: int, last: int) -> None:
         ops = replica.disk.ops
         before = ops[first - 2].term if first > 1 else 0
@@ -86,7 +88,7 @@ class Observer:
         if response.error is not None:
             return
         for op in (response.last_received_current_leader, response.last_received):
-            assert op.index == 0 or replica.disk.durably_holds(op), f"R13: {replica.name} acknowledges {op}, not durable"
+            assert op.index == 0 or replica.disk.durably_holds(op), f"R13: {replica.name} acknowledged {op} too soon"
 
     def committed(self, replica: Any, first: int, last: int) -> None:
         name, ops, state = replica.name, replica.disk.ops, replica.raft.state
@@ -99,7 +101,7 @@ class Observer:
         safe, safe_index = self.safe.get(name, (0, 0))
         for op in ops[first - 1:last]:
             if op.index < len(terms):
-                assert terms[op.index] == op.term, f"R7: {op.index} is of term {terms[op.index]} and, on {name}, {op.term}"
+                assert terms[op.index] == op.term, f"R7: {op.index} has term {terms[op.index]}, on {name} {op.term}"
             else:
                 terms.append(op.term)
             assert op.index <= safe_index or op.timestamp > safe, (
@@ -109,7 +111,7 @@ class Observer:
             assert op.term == state.term, f"R8: {name} commits {op.term}.{op.index} by counting in term {state.term}"
             voters = state.configs.active.voters
             have = [v for v in voters if replica.world.disk_of(v).durably_holds(OpId(op.term, op.index))]
-            assert len(have) >= majority_size(len(voters)), f"R13: {op.term}.{op.index} is committed with {have} of {voters}"
+            assert len(have) >= majority_size(len(voters)), f"R13: {op.term}.{op.index} is committed on {have}"
 
     def safe_time(self, replica: Any, timestamp: int) -> None:
         before, index = self.safe.get(replica.name, (0, 0))
@@ -118,12 +120,13 @@ class Observer:
 
     def crashed(self, node: Any) -> None:
         self.commits.pop(node.name, None)
+        self._leading.discard(node.name)
 
     def restarted(self, replica: Any) -> None:
         self.commits[replica.name] = replica.raft.state.commit_index
         self.heard_us.pop(replica.name, None)
 
-    # -- after each step --------------------------------------------------------------------------------------------------
+    # -- after each step -----------------------------------------------------------------------------------------------
     def stepped(self, replica: Any, event: object, term_before: int, state: Any) -> None:
         """The cheap relations between an input and what became of the replica."""
         name = replica.name
@@ -141,11 +144,16 @@ class Observer:
             assert isinstance(event, UpdateResponse)
             assert event.term <= term_before or state.leadership is None, f"R12: {name} leads on below {event.term}"
             assert event.error is not UpdateError.MALFORMED, f"{name} was told that its request cannot be"
-        if state.leadership is not None and state.term == term_before:
-            self.heard_us[name] = replica.world.now_us
+        if state.leadership is not None:
+            self._leading.add(name)
+        elif name in self._leading:
+            # It stopped leading by itself, so it knows that this leader is gone.
+            self._leading.discard(name)
+            self.heard_us.pop(name, None)
 
     def full_check(self, replica: Any) -> None:
-        """Everything again, for one replica: its core's relations, and its rounds, log and configuration from its disk."""
+        """Everything again, for one replica: its core's relations, and its rounds, log and configuration from its
+        disk."""
         replica.raft.check()
         state, disk = replica.raft.state, replica.disk
         ops = disk.ops

@@ -33,7 +33,8 @@ class Waiter:
 class Replica:
     """The core, its rounds and its state machine: a counter."""
 
-    def __init__(self, name: str, disk: ModelDisk, timing: Timing, observer: Observer, world: Any, time_floor: int) -> None:
+    def __init__(self, name: str, disk: ModelDisk, timing: Timing, observer: Observer, world: Any,
+                 time_floor: int) -> None:
         self.name = name
         self.disk = disk
         self.world = world
@@ -66,7 +67,7 @@ class Replica:
                 self.rounds[op.index] = op.term
         self.applied = committed
 
-    # -- in ---------------------------------------------------------------------------------------------------------------
+    # -- in ------------------------------------------------------------------------------------------------------------
     def step(self, event: Input) -> None:
         """One input, all its effects, and what the driver itself answers to them."""
         world = self.world
@@ -96,7 +97,7 @@ class Replica:
                              request.all_replicated_index, request.safe_time, request.time_floor, request.last_index,
                              request.seq, ops, request.call)
 
-    # -- effects ----------------------------------------------------------------------------------------------------------
+    # -- effects -------------------------------------------------------------------------------------------------------
     def _nothing(self, _: object) -> None:
         pass
 

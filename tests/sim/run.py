@@ -1,4 +1,5 @@
-"""Runs seeds: `python -m sim.run --seeds 0:100`, `--seed 7 --trace`, or `--soak` until stopped. Needs tests/ on the path."""
+"""Runs seeds: `python -m sim.run --seeds 0:100`, `--seed 7 --trace`, or `--soak` until stopped. Needs tests/ on the
+path."""
 from __future__ import annotations
 
 import argparse
@@ -45,8 +46,9 @@ class Tally:
         faults = ", ".join(f"{name} {count}" for name, count in self.faults.most_common())
         return (f"{self.seeds} seeds, {self.steps} steps, {self.seconds / max(self.steps, 1) * 1e6:.0f} us a step; "
                 f"{self.calls} calls, {self.answered} answered; {self.elections} elections\n"
-                f"after the last fault: a leader in {leader[len(leader) // 2] // 1000} ms (median), {leader[-1] // 1000} ms "
-                f"(worst), level in {level[-1] // 1000} ms (worst), elections {dict(self.elections_after)}\n"
+                f"after the last fault: a leader in {leader[len(leader) // 2] // 1000} ms (median), "
+                f"{leader[-1] // 1000} ms (worst), level in {level[-1] // 1000} ms (worst), "
+                f"elections {dict(self.elections_after)}\n"
                 f"{self.faults.total()} faults: {faults}")
 
 

@@ -94,7 +94,7 @@ class World:
         self._fault_pause_us = random.choice((50, 150, 400)) * MS
         self._at(self.now_us + 400 * MS, _FAULT)
 
-    # -- running ----------------------------------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------------------------------
     def run(self, steps: int) -> None:
         """Faults for `steps` events, then none, until the group must have recovered."""
         try:
@@ -172,7 +172,7 @@ class World:
             s.terms.last == leader.raft.state.terms.last and s.commit_index == leader.raft.state.commit_index
             for s in states)
 
-    # -- events -----------------------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
     def _at(self, at_us: int, kind: int, a: Any = None, b: Any = None, c: Any = None) -> None:
         self._order += 1
         heappush(self._heap, (at_us, self._order, kind, a, b, c))
@@ -219,7 +219,7 @@ class World:
         except Crashed:
             self._crash(node)
 
-    # -- what replicas call -----------------------------------------------------------------------------------------------
+    # -- what replicas call --------------------------------------------------------------------------------------------
     def timestamp(self, name: str) -> int:
         node = self.nodes[name]
         node.clock = max(node.clock + 1, self.now_us + node.wall_offset_us)
@@ -240,7 +240,6 @@ class World:
         random = self.random
         if (sender, to) in self.blocked or random.random() < self.loss:
             if kind is UpdateRequest and random.random() < 0.3:
-                node = self.nodes[sender]
                 self._at(self.now_us + 50 * MS, _MESSAGE, sender, SendFailed(to, message.seq))
             return
         delay = self.delay_us
@@ -278,7 +277,7 @@ class World:
         elif effect.role is Role.CANDIDATE:
             self.elections += 1
 
-    # -- clients ----------------------------------------------------------------------------------------------------------
+    # -- clients -------------------------------------------------------------------------------------------------------
     def _client(self) -> None:
         random = self.random
         self._at(self.now_us + random.randint(1, 40 * MS), _CLIENT)
@@ -298,7 +297,7 @@ class World:
             for i in ids:
                 self.history.failed(i)
 
-    # -- faults -----------------------------------------------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------------------------------------
     def _fault(self) -> None:
         random = self.random
         name = random.choices(_FAULTS, _WEIGHTS)[0]
@@ -422,7 +421,8 @@ class World:
 
 _MESSAGE, _TICK, _SYNCED, _CLIENT, _FAULT, _RESUME, _RESTART, _HEAL = range(8)
 _FAULT_WEIGHTS = {
-    "crash": 4, "crash_between_effects": 4, "crash_all": 1, "isolate": 3, "deafen": 2, "split": 2, "break_link": 3, "pause": 4,
+    "crash": 4, "crash_between_effects": 4, "crash_all": 1, "isolate": 3, "deafen": 2, "split": 2, "break_link": 3,
+    "pause": 4,
     "clock_jump": 2, "slow_disk": 2, "short_memory": 1, "transfer": 3, "step_down": 2, "run_election": 2, "config": 5,
     "network": 2,
 }
