@@ -15,9 +15,11 @@ from consensus.raft.state import State
 
 
 def on_update_request(s: State, request: UpdateRequest) -> None:
-    if s.tombstone is not None or not _is_possible(request) or _contradicts(s, request):
-        refusal = UpdateResponse(s.me, s.term, error=UpdateError.MALFORMED, seq=request.seq)
-        s.effects.append(Reply(request.call, refusal))
+    if s.tombstone is not None:
+        _turn_down(s, request, UpdateError.TOMBSTONED)
+        return
+    if not _is_possible(request) or _contradicts(s, request):
+        _turn_down(s, request, UpdateError.MALFORMED)
         return
     if request.term < s.term:
         s.reply_update(request, UpdateError.INVALID_TERM)
@@ -44,6 +46,11 @@ def on_update_request(s: State, request: UpdateRequest) -> None:
         s.waiting.append((end_index, request))
     else:
         s.reply_update(request)
+
+
+def _turn_down(s: State, request: UpdateRequest, error: UpdateError) -> None:
+    """Without a word about the log."""
+    s.effects.append(Reply(request.call, UpdateResponse(s.me, s.term, error=error, seq=request.seq)))
 
 
 def _is_possible(request: UpdateRequest) -> bool:

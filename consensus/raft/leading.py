@@ -64,7 +64,12 @@ def on_send_failed(s: State, event: SendFailed) -> None:
         return
     if event.failure is SendFailure.UNREACHABLE:
         p.failed()
-    elif p.sending is not Sending.COPY:
+    else:
+        _needs_copy(s, p)
+
+
+def _needs_copy(s: State, p: Progress) -> None:
+    if p.sending is not Sending.COPY:
         p.needs_copy()
         s.effects.append(NeedsCopy(p.peer_id))
 
@@ -109,6 +114,9 @@ def on_update_response(s: State, response: UpdateResponse) -> None:
     elif response.error is UpdateError.PRECEDING_ENTRY_DIDNT_MATCH:
         if p.rewind(response, s.terms, s.seq):
             pump(s, p)
+    elif response.error is UpdateError.TOMBSTONED:
+        p.last_error = response.error
+        _needs_copy(s, p)
     else:
         p.last_error = response.error
         p.failed()

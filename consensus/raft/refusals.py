@@ -31,9 +31,11 @@ class VoteDenial(Enum):
 
 
 class UpdateError(Enum):
-    """What a follower answers. The first three are ConsensusErrorPB codes; MALFORMED is a bug or an attack."""
+    """What a follower answers. The first three are ConsensusErrorPB codes, TOMBSTONED is TabletServerErrorPB's
+    TABLET_NOT_RUNNING; MALFORMED is a bug or an attack."""
 
     INVALID_TERM = 2
     PRECEDING_ENTRY_DIDNT_MATCH = 6
     CANNOT_PREPARE = 9
+    TOMBSTONED = 17
     MALFORMED = 100

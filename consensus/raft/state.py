@@ -170,7 +170,7 @@ class State:
     def refresh_role(self) -> None:
         """The active configuration changed (R9)."""
         if self.leadership is not None:
-            self.leadership.follow_config(self.configs.active, self.me, self.terms.last_index + 1, self.now_us)
+            self.leadership.follow_config(self.configs.active, self.me, self.terms.last_index, self.now_us)
         elif self.election is None and self.role is not self.standing_role():
             self.role = self.standing_role()
             self.await_election()

@@ -123,7 +123,13 @@ class Observer:
         self._leading.discard(node.name)
 
     def restarted(self, replica: Any) -> None:
-        self.commits[replica.name] = replica.raft.state.commit_index
+        """A committed configuration on disk can be news: the process died before it could say so."""
+        committed, terms = replica.raft.state.commit_index, self.committed_terms
+        self.commits[replica.name] = committed
+        for op in replica.disk.ops[:committed]:
+            if op.index == len(terms):
+                terms.append(op.term)
+            assert terms[op.index] == op.term, f"R7: {op} was committed otherwise"
         self.heard_us.pop(replica.name, None)
 
     # -- after each step -----------------------------------------------------------------------------------------------

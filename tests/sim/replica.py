@@ -8,6 +8,7 @@ from consensus.raft import effects as fx
 from consensus.raft.core import Raft
 from consensus.raft.inputs import Input, Sent
 from consensus.raft.messages import Kind, UpdateRequest, UpdateResponse, VoteResponse
+from consensus.raft.refusals import Refusal
 from consensus.raft.timing import Timing
 from sim.disk import ModelDisk, Op
 from sim.observer import Observer
@@ -45,6 +46,7 @@ class Replica:
         self.count = 0
         self.waiters: dict[int, list[Waiter]] = {}
         self.reads: list[tuple[int, int]] = []
+        self.last_refusal: Refusal | None = None
         self.effects_until_crash: int | None = None
         self.admits: int | None = None         # how many operations of a request find memory; None: all
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -148,6 +150,15 @@ class Replica:
                     self.world.history.applied(waiter.op_id, self.count, self.world.now_us)
                 else:
                     self.world.history.failed(waiter.op_id)
+        # Terms of a log never go down: behind what is committed now, no operation of an older term can follow.
+        term = self.disk.ops[effect.index - 1].term
+        for index in [i for i, waiting in self.waiters.items() if i > effect.index and waiting[0].term < term]:
+            for waiter in self.waiters[index]:
+                if waiter.term < term:
+                    self.world.history.failed(waiter.op_id)
+            self.waiters[index] = [w for w in self.waiters[index] if w.term >= term]
+            if not self.waiters[index]:
+                del self.waiters[index]
         self.applied = effect.index
         self.disk.commit_index = effect.index
         while self.reads and self.reads[0][1] <= self.applied:
@@ -199,5 +210,6 @@ class Replica:
         self.world.history.failed(effect.token)
 
     def _refused(self, effect: fx.Refused) -> None:
+        self.last_refusal = effect.refusal
         if effect.token is not None:
             self.world.history.failed(effect.token)
