@@ -28,6 +28,7 @@ class VoteDenial(Enum):
     LAST_OPID_TOO_OLD = 3
     ALREADY_VOTED = 4
     LEADER_IS_ALIVE = 7
+    BUSY = 8
 
 
 class UpdateError(Enum):

@@ -9,8 +9,10 @@ S1  What a leader declares safe is at most its own floor and one known to a majo
     operation not yet committed.
 S2  A follower adopts a declared time only when it has committed what the leader had when it declared it.
 S3  Safe time never goes back.
-A replica that starts has forgotten the floors it knew: the driver must give it one that none of them can exceed, which
-is its wall clock plus twice the largest error between clocks.
+
+A replica that starts has forgotten the floors it knew. So it neither votes nor stands until its clock has passed any
+that it can have known: `Recovered.unsure_until`, its wall clock at the start plus the largest difference between two
+clocks. Starting with a floor that high instead would push all clocks ahead, further with each restart.
 """
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ class SafeTimes:
 
     __slots__ = ("_declared", "_uncommitted", "floor", "safe")
 
-    def __init__(self, floor: int) -> None:
-        self.floor = floor
+    def __init__(self) -> None:
+        self.floor = 0
         self.safe = 0
         # Leader: (last index, first timestamp) of each append that is not committed.
         self._uncommitted: deque[tuple[int, int]] = deque()

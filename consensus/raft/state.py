@@ -58,7 +58,7 @@ class Recovered:
     """What a replica finds on its disk, all of it synced before the core is made (W8).
 
     `spans` are (term, first index) of the log after `base`; `configs` those that the log carries, in order.
-    `commit_index` may be an old one. `time_floor`: see safe_time.py. `tombstone` is the last operation of a replica
+    `commit_index` may be an old one. `unsure_until`: see safe_time.py. `tombstone` is the last operation of a replica
     whose rows and log are gone.
     """
 
@@ -70,7 +70,7 @@ class Recovered:
     last_index: int = 0
     configs: tuple[Config, ...] = ()
     commit_index: int = 0
-    time_floor: int = 0
+    unsure_until: int = 0
     tombstone: OpId | None = field(default=None)
 
 
@@ -80,7 +80,7 @@ class State:
     __slots__ = ("clock", "commit_index", "configs", "durability", "effects", "election", "election_at_us",
                  "excused", "failures", "leader_commit", "leader_id", "leadership", "luck", "matched_index", "me",
                  "now_us", "role", "scheduled_us", "seq", "term", "terms", "times", "timing", "told", "tombstone",
-                 "voted_for", "waiting", "withhold_until_us")
+                 "unsure_until", "voted_for", "waiting", "withhold_until_us")
 
     def __init__(self, me: str, recovered: Recovered, timing: Timing) -> None:
         self.me = me
@@ -96,7 +96,8 @@ class State:
         self.commit_index = min(max(recovered.commit_index, recovered.base.index, recovered.config.opid_index),
                                 self.terms.last_index)
         self.configs.commit_up_to(self.commit_index)
-        self.times = SafeTimes(recovered.time_floor)
+        self.times = SafeTimes()
+        self.unsure_until = recovered.unsure_until
         self.tombstone = recovered.tombstone
         self.role = Role.FOLLOWER
         self.leader_id: str | None = None
@@ -124,6 +125,10 @@ class State:
 
     def is_voter(self) -> bool:
         return self.me in self.configs.active.voters
+
+    def is_sure(self) -> bool:
+        """Whether the clock has passed every promise that this replica may have forgotten (R15)."""
+        return self.clock >= self.unsure_until
 
     def standing_role(self) -> Role:
         """The role that the active configuration gives to a replica which neither leads nor stands."""

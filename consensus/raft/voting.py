@@ -24,7 +24,9 @@ def on_start(s: State, _: Start) -> None:
     if s.role is not Role.FOLLOWER:
         return
     if s.configs.active.voters == (s.me,):
-        stand(s, Mode.REAL)
+        s.election_at_us = s.now_us
+        if s.is_sure():
+            stand(s, Mode.REAL)
     elif s.term == 0:
         s.election_at_us = s.now_us + int(s.luck * s.timing.heartbeat_us)
 
@@ -42,6 +44,9 @@ def on_tick(s: State, _: Tick) -> None:
             s.excused = True
             s.election_at_us = s.now_us + s.timing.heartbeat_us
             return
+        if not s.is_sure():
+            s.election_at_us = s.now_us + s.timing.heartbeat_us // 5
+            return
         if s.election is not None:
             s.failures += 1
         stand(s, Mode.PRE)
@@ -57,7 +62,7 @@ def on_leader_lost(s: State, event: LeaderLost) -> None:
 
 def on_run_election(s: State, _: RunElection) -> None:
     """R11: not a sitting leader. A learner is no candidate for anything."""
-    if s.leadership is None and s.standing_role() is Role.FOLLOWER:
+    if s.leadership is None and s.standing_role() is Role.FOLLOWER and s.is_sure():
         stand(s, Mode.FORCED)
 
 
@@ -114,6 +119,9 @@ def on_vote_request(s: State, request: VoteRequest) -> None:
     if not request.ignore_live_leader and (s.leadership is not None or s.now_us < s.withhold_until_us):
         _answer(s, request, VoteDenial.LEADER_IS_ALIVE)
         return
+    if not s.is_sure():
+        _answer(s, request, VoteDenial.BUSY)
+        return
     if request.term < s.term:
         _answer(s, request, VoteDenial.INVALID_TERM)
         return
@@ -133,6 +141,6 @@ def on_vote_request(s: State, request: VoteRequest) -> None:
 
 
 def _answer(s: State, request: VoteRequest, denial: VoteDenial | None) -> None:
-    withheld = denial is VoteDenial.LEADER_IS_ALIVE
+    withheld = denial in (VoteDenial.LEADER_IS_ALIVE, VoteDenial.BUSY)
     s.effects.append(Reply(request.call, VoteResponse(
         s.me, request.term, request.is_pre_election, denial is None, 0 if withheld else s.term, denial, s.times.floor)))

@@ -86,11 +86,11 @@ class ModelDisk:
         self.ops = log_of(self.records)
         self.commit_index = min(self._commit_synced, len(self.ops))
 
-    def recovered(self, time_floor: int) -> Recovered:
+    def recovered(self, unsure_until: int) -> Recovered:
         runs = runs_of(self.ops)
         configs = tuple(op.config for op in self.ops if op.config is not None)
         return Recovered(self.config, self.term, self.voted_for, MINIMUM_OPID, tuple((r.term, r.first) for r in runs),
-                         len(self.ops), configs, self.commit_index, time_floor)
+                         len(self.ops), configs, self.commit_index, unsure_until)
 
     def durably_holds(self, op: OpId) -> bool:
         """Whether this operation would be in the log after a crash that keeps nothing unsynced."""

@@ -35,12 +35,12 @@ class Replica:
     """The core, its rounds and its state machine: a counter."""
 
     def __init__(self, name: str, disk: ModelDisk, timing: Timing, observer: Observer, world: Any,
-                 time_floor: int) -> None:
+                 unsure_until: int) -> None:
         self.name = name
         self.disk = disk
         self.world = world
         self.observer = observer
-        self.raft = Raft(name, disk.recovered(time_floor), timing)
+        self.raft = Raft(name, disk.recovered(unsure_until), timing)
         self.rounds: dict[int, int] = {}       # index -> term of operations in the log that are not applied
         self.applied = 0
         self.count = 0

@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--soak", action="store_true", help="from the first seed on, until stopped")
+    parser.add_argument("--first", action="store_true", help="stop at the first violation")
     arguments = parser.parse_args()
     if arguments.seed is not None:
         World(arguments.seed, trace=arguments.trace).run(arguments.steps)
@@ -73,6 +74,8 @@ def main() -> int:
             except Violation as violation:
                 failed += 1
                 print(violation, flush=True)
+                if arguments.first:
+                    return 1
             seed += 1
             if arguments.soak and seed % 500 == 0:
                 print(tally, flush=True)

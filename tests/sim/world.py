@@ -35,7 +35,7 @@ from sim.replica import Crashed, Replica
 TIMING = Timing(heartbeat_us=100 * MS, election_timeout_us=300 * MS, backoff_us_max=900 * MS, late_us=50 * MS,
                 leader_lost_spread_us=20 * MS, requests_in_flight_max=3, bytes_in_flight_max=40)
 # Wall clocks differ by at most this from each other, jumps included.
-CLOCK_ERROR_US = 400 * MS
+CLOCK_ERROR_US = 100 * MS
 NAMES = "abcdefgh"
 CLIENT_WAIT_US = 2_000 * MS
 
@@ -314,10 +314,10 @@ class World:
         node.syncing = False
         node.tick_us = -1
         node.clock = 0
-        floor = max(0, self.now_us + node.wall_offset_us + 2 * CLOCK_ERROR_US)
+        unsure_until = max(0, self.now_us + node.wall_offset_us + CLOCK_ERROR_US)
         if node.life == 1:
-            floor = 0
-        node.replica = Replica(node.name, node.disk, TIMING, self.observer, self, floor)
+            unsure_until = 0
+        node.replica = Replica(node.name, node.disk, TIMING, self.observer, self, unsure_until)
         self.observer.restarted(node.replica)
         self._step(node, Start())
 
