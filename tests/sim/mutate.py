@@ -5,6 +5,7 @@
 Each mutation is a replacement in one file of consensus/raft, made in a copy. It must be caught by the transcript named
 beside it; what a number of seeds find by themselves is told, too. `docs/raft-mutations.md` is this script's output.
 """
+# ruff: noqa: E501
 from __future__ import annotations
 
 import argparse
@@ -35,7 +36,7 @@ MUTATIONS = [
     Mutation("R1", "a majority is half of the voters", "quorum.py", "voter_count // 2 + 1", "max(1, voter_count // 2)",
              "isolated_candidates"),
     Mutation("R2", "a lower term of a request is taken", "following.py", "    if request.term < s.term:\n        s.reply",
-             "    if request.term < 0:\n        s.reply", "paused_leader_comes_back"),
+             "    if request.term < 0:\n        s.reply", "old_leader_speaks"),
     Mutation("R3", "the vote is not persisted when given in the current term", "voting.py",
              "            s.effects.append(PersistVote(s.term, vote))\n", "", "vote_in_a_known_term"),
     Mutation("R3", "the term is persisted without the vote", "state.py",
@@ -48,13 +49,13 @@ MUTATIONS = [
              "request.term == s.term and s.voted_for == request.candidate_id", "one_vote_a_term"),
     Mutation("R4", "a leader of the same term is believed by a leader", "following.py",
              "if request.term == s.term and s.leader_id is not None and s.leader_id != request.leader_id:",
-             "if request.term < 0:", "forged_leader"),
+             "if request.term < 0:", "impossible_messages"),
     Mutation("R5", "the preceding operation is not compared", "following.py",
              "if here != preceding.term and preceding.index >= s.terms.base.index:",
              "if here < 0 and preceding.index >= s.terms.base.index:", "divergent_preceding"),
     Mutation("R5", "no truncation of what differs", "following.py",
              "        if differs <= last:\n            s.truncate_after(differs - 1)\n            last = differs - 1\n",
-             "        if differs <= last:\n            continue\n", "replaced_operations"),
+             "        if differs <= last:\n            continue\n", "divergent_log_goes_back"),
     Mutation("R5", "operations that are there already are taken again", "following.py",
              "        if run.first <= last:\n", "        if run.first <= last and run.term != s.term:\n", "duplicates_by_index"),
     Mutation("R6", "votes without a look at the log", "voting.py", "behind = request.last_received < s.last_received",
@@ -121,8 +122,6 @@ MUTATIONS = [
     Mutation("R13", "acknowledges what is appended, not what is durable", "state.py",
              "agreed = min(self.matched_index, self.durability.index)", "agreed = self.matched_index",
              "heartbeat_acknowledges_what_is_durable"),
-    Mutation("R13", "the leader counts itself before its disk", "leading.py", "majority_value([durable if v == s.me",
-             "majority_value([s.terms.last_index if v == s.me", "acknowledged_when_durable"),
     Mutation("R13", "reports of the disk are taken by index", "durability.py",
              "        self._unsynced = deque((batch, min(last, index)) for batch, last in self._unsynced)\n", "",
              "late_report_of_the_disk"),
@@ -131,10 +130,15 @@ MUTATIONS = [
     Mutation("R15", "safe time is the leader's clock", "leading.py", "    floor = majority_value([s.times.floor if v == s.me",
              "    floor = max([s.times.floor if v == s.me", "safe_time_waits_for_a_majority"),
     Mutation("R15", "a follower adopts safe time before it has committed", "following.py",
-             "s.times.declare(request.committed_index, request.safe_time)", "s.times.declare(0, request.safe_time)"),
+             "s.times.declare(request.committed_index, request.safe_time)", "s.times.declare(0, request.safe_time)",
+             "safe_time_waits_for_the_commit"),
     Mutation("R15", "safe time passes operations under way", "safe_time.py",
              "        if uncommitted:\n            bound = min(bound, uncommitted[0][1] - 1)\n", "",
              "safe_time_stops_before_operations_under_way"),
+    Mutation("R15", "safe time is what peers promise, not the leader", "safe_time.py",
+             "bound = min(majority_floor, self.floor)", "bound = majority_floor"),
+    Mutation("R15", "a voter that forgot its promises votes at once", "state.py",
+             "return self.clock >= self.unsure_until", "return True"),
     Mutation("R16", "an operation keeps its round when another leader replaces it", "state.py",
              "AbortRounds(terms.opid_at(index + 1), terms.last)", "AbortRounds(terms.opid_at(index + 1), terms.opid_at(index + 1))",
              "replaced_operations"),
@@ -215,6 +219,9 @@ def main() -> int:
     for mutation in MUTATIONS:
         if arguments.names and mutation.rule not in arguments.names:
             continue
+        path = ROOT / "tests/scenarios" / f"{mutation.scenario}.txt"
+        if mutation.scenario and not path.exists():
+            raise SystemExit(f"no transcript {path}")
         with tempfile.TemporaryDirectory() as folder:
             into = Path(folder)
             mutated(mutation, into)

@@ -98,7 +98,7 @@ class Observer:
             f"R14: {name} commits {last}, which is not durable there")
         self.commits[name] = last
         terms = self.committed_terms
-        safe, safe_index = self.safe.get(name, (0, 0))
+        safe, safe_index = self.safe.get(name, (-1, 0))
         for op in ops[first - 1:last]:
             if op.index < len(terms):
                 assert terms[op.index] == op.term, f"R7: {op.index} has term {terms[op.index]}, on {name} {op.term}"
@@ -140,7 +140,7 @@ class Observer:
         assert state.term >= term_before, f"R2: {name} goes from {term_before} to {state.term}"
         if kind is UpdateRequest:
             assert isinstance(event, UpdateRequest)
-            if event.term > term_before:
+            if event.term > term_before and replica.last_error is not UpdateError.MALFORMED:
                 assert state.leadership is None and state.term == event.term, f"R12: {name} leads on below {event.term}"
             if event.term == state.term and state.leader_id == event.leader_id:
                 self.heard_us[name] = replica.world.now_us

@@ -8,7 +8,7 @@ from consensus.raft import effects as fx
 from consensus.raft.core import Raft
 from consensus.raft.inputs import Input, Sent
 from consensus.raft.messages import Kind, UpdateRequest, UpdateResponse, VoteResponse
-from consensus.raft.refusals import Refusal
+from consensus.raft.refusals import Refusal, UpdateError
 from consensus.raft.timing import Timing
 from sim.disk import ModelDisk, Op
 from sim.observer import Observer
@@ -47,6 +47,7 @@ class Replica:
         self.waiters: dict[int, list[Waiter]] = {}
         self.reads: list[tuple[int, int]] = []
         self.last_refusal: Refusal | None = None
+        self.last_error: UpdateError | None = None
         self.effects_until_crash: int | None = None
         self.admits: int | None = None         # how many operations of a request find memory; None: all
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -188,6 +189,7 @@ class Replica:
         if type(message) is VoteResponse:
             self.observer.vote_told(self, self.current, message)
         elif type(message) is UpdateResponse:
+            self.last_error = message.error
             self.observer.acknowledged(self, message)
         self.world.send(self.name, effect.call, message)
 

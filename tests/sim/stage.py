@@ -27,11 +27,11 @@ from consensus.raft.inputs import (
     Transfer,
     UnsafeChangeConfig,
 )
-from consensus.raft.messages import RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
+from consensus.raft.messages import Kind, RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
 from consensus.raft.state import Recovered
 from consensus.raft.timing import MS, Timing
 from kudu_storage.common.opid import OpId
-from sim.disk import ModelDisk, Op
+from sim.disk import ModelDisk, Op, runs_of
 from sim.history import History
 from sim.observer import Observer
 from sim.replica import Replica
@@ -77,6 +77,7 @@ class Stage:
         self.refusals: list[str] = []
         self.sent: list[tuple[str, str, Any]] = []
         self.reads: dict[str, int] = {}
+        self.syncing: dict[str, tuple[int, int] | None] = {}
 
     # -- what replicas call --------------------------------------------------------------------------------------------
     def timestamp(self, name: str) -> int:
@@ -232,7 +233,6 @@ def _group(stage: Stage, peers: str, others: str | None) -> None:
 @_command(r"(\w+) has log (\S+) term (\d+)(?: vote (\w+))?(?: committed (\d+))?")
 def _has_log(stage: Stage, name: str, log: str, term: str, vote: str | None, committed: str | None) -> None:
     """Before it starts."""
-    from consensus.raft.messages import Kind
     disk = stage.machines[name].disk
     ops = [Op(op.term, op.index, Kind.DATA, op.index, str(op), None) for op in _ops(log)]
     disk.records, disk.ops, disk.synced_count = list(ops), list(ops), len(ops)
@@ -335,6 +335,37 @@ def _take(stage: Stage, kind: str | None, sender: str, to: str) -> None:
     assert taken, f"nothing from {sender} to {to}"
     stage.taken += taken
     stage.wire = [m for m in stage.wire if m not in taken]
+
+
+@_command(r"copy(?: (update|answer|ask|vote|stand)s?)? (\w+) -> (\w+)")
+def _copy(stage: Stage, kind: str | None, sender: str, to: str) -> None:
+    """A second copy aside, to be put back later: messages are delivered twice."""
+    wanted = KINDS[kind] if kind else object
+    copies = [m for m in stage.wire if m[:2] == (sender, to) and isinstance(m[2], wanted) and m[2] != "sync"]
+    assert copies, f"nothing from {sender} to {to}"
+    stage.taken += copies
+
+
+@_command(r"forge (\w+) -> (\w+): term (\d+) after (\d+\.\d+)(?: ops (\S+))?(?: committed (\d+))?")
+def _forge(stage: Stage, sender: str, to: str, term: str, after: str, ops: str | None, committed: str | None) -> None:
+    """An update request that no core made."""
+    made = [Op(op.term, op.index, Kind.DATA, stage.now_us, "forged", None) for op in _ops(ops or "nothing")]
+    request = UpdateRequest(sender, int(term), OpId.parse(after), int(committed or 0), runs_of(made), payload=made)
+    object.__setattr__(request, "call", sender)
+    stage.step(to, request)
+
+
+@_command(r"(\w+) begins a sync")
+def _begins(stage: Stage, name: str) -> None:
+    stage.syncing[name] = stage.machines[name].disk.begin_sync()
+
+
+@_command(r"(\w+) ends its sync")
+def _ends(stage: Stage, name: str) -> None:
+    found = stage.syncing.pop(name)
+    assert found is not None
+    stage.machines[name].disk.synced(found[1])
+    stage.step(name, LogDurable(found[0]))
 
 
 @_command(r"put back")
@@ -544,6 +575,14 @@ def _silent(stage: Stage, name: str, to: str) -> None:
     answers = [m for s, t, m in stage.sent
                if (s, t) == (name, to) and isinstance(m, UpdateResponse) and m.error is None]
     assert not answers, f"{answers[-1]}"
+
+
+@_command(r"= (\w+) answered (\w+) with ([A-Z_]+)")
+def _answered(stage: Stage, name: str, to: str, error: str) -> None:
+    answers = [m for s, t, m in stage.sent if (s, t) == (name, to) and isinstance(m, UpdateResponse)]
+    assert answers, f"{name} has not answered {to}"
+    last = answers[-1].error
+    assert last is not None and last.name == error, f"{last}"
 
 
 @_command(r"forget")
