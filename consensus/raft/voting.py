@@ -137,6 +137,9 @@ def on_vote_request(s: State, request: VoteRequest) -> None:
             s.voted_for = vote
             s.become_follower()
             s.effects.append(PersistVote(s.term, vote))
+    if behind and s.election is None and s.election_at_us is not None:
+        # Nobody leads, and this log is the better one: whoever asked cannot win before we do.
+        s.election_at_us = min(s.election_at_us, s.now_us + int(s.luck * s.timing.heartbeat_us))
     _answer(s, request, VoteDenial.LAST_OPID_TOO_OLD if behind else None)
 
 

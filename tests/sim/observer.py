@@ -5,6 +5,7 @@ is not believed. AssertionError names the relation that does not hold.
 """
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 from consensus.raft import effects as fx
@@ -23,6 +24,7 @@ class Observer:
         self.terms: dict[str, int] = {}                         # highest term each replica ever had durable
         self.ops: dict[tuple[int, int], tuple[object, int]] = {}  # (term, index) -> (value, term of the one before)
         self.committed_terms: list[int] = [0]                   # by index
+        self.committed_in: list[int] = [0]                      # by index: the term in which it was first committed
         self.safe: dict[str, tuple[int, int]] = {}              # replica -> (safe time, commit index then)
         self.heard_us: dict[str, int] = {}                      # replica -> when a live leader was last heard
         self._leading: set[str] = set()
@@ -61,7 +63,9 @@ class Observer:
         voters = replica.raft.state.configs.active.voters
         have = sum(v == name or self.votes.get((v, term)) == name for v in voters)
         assert have >= majority_size(len(voters)), f"R10: {name} leads term {term} by {have} of {len(voters)} voters"
-        last = len(self.committed_terms) - 1
+        # A candidate may learn that it won long after others went on: it need have only what was committed before its
+        # term.
+        last = min(bisect_left(self.committed_in, term), len(self.committed_terms)) - 1
         ops = disk.ops
         assert last <= len(ops) and (not last or ops[last - 1].term == self.committed_terms[last]), (
             f"R6: leader {name} of term {term} lacks {self.committed_terms[last]}.{last}")
@@ -104,6 +108,7 @@ class Observer:
                 assert terms[op.index] == op.term, f"R7: {op.index} has term {terms[op.index]}, on {name} {op.term}"
             else:
                 terms.append(op.term)
+                self.committed_in.append(max(self.committed_in[-1], state.term))
             assert op.index <= safe_index or op.timestamp > safe, (
                 f"R15: {op.term}.{op.index} of {op.timestamp} is committed on {name}, where {safe} is safe")
         if state.leadership is not None:
@@ -129,6 +134,7 @@ class Observer:
         for op in replica.disk.ops[:committed]:
             if op.index == len(terms):
                 terms.append(op.term)
+                self.committed_in.append(max(self.committed_in[-1], replica.raft.state.term))
             assert terms[op.index] == op.term, f"R7: {op} was committed otherwise"
         self.heard_us.pop(replica.name, None)
 

@@ -239,6 +239,7 @@ def _has_log(stage: Stage, name: str, log: str, term: str, vote: str | None, com
     disk.term, disk.voted_for, disk.commit_index = int(term), vote, int(committed or 0)
     known = stage.observer.committed_terms
     known += [op.term for op in ops[len(known) - 1:disk.commit_index]]
+    stage.observer.committed_in += [ops[i - 1].term for i in range(len(stage.observer.committed_in), len(known))]
     before = 0
     for op in ops:
         stage.observer.ops.setdefault((op.term, op.index), (op.value, before))
