@@ -24,12 +24,13 @@ class Outcome(Enum):
 class Election:
     """Votes for `term` so far."""
 
-    __slots__ = ("mode", "term", "votes")
+    __slots__ = ("mode", "term", "votes", "withheld")
 
     def __init__(self, mode: Mode, term: int, me: str) -> None:
         self.mode = mode
         self.term = term
         self.votes: dict[str, bool] = {me: True}
+        self.withheld = False  # somebody hears a leader, or is not sure yet: no rival, so no reason to back off further
 
     def outcome(self, voters: tuple[str, ...]) -> Outcome:
         votes = self.votes

@@ -6,6 +6,8 @@ vote may be the one that is missing. Whoever asks, asks and counts voters only (
 """
 from __future__ import annotations
 
+from typing import Final
+
 from consensus.raft.effects import PersistVote, Reply, Role, Send
 from consensus.raft.election import Election, Mode, Outcome
 from consensus.raft.inputs import LeaderLost, Start, Tick
@@ -13,6 +15,8 @@ from consensus.raft.leading import become_leader, lead_tick
 from consensus.raft.messages import RunElection, VoteRequest, VoteResponse
 from consensus.raft.refusals import VoteDenial
 from consensus.raft.state import State
+
+_WITHHELD: Final = frozenset({VoteDenial.LEADER_IS_ALIVE, VoteDenial.BUSY})
 
 
 def on_start(s: State, _: Start) -> None:
@@ -100,13 +104,14 @@ def on_vote_response(s: State, response: VoteResponse) -> None:
         return
     s.times.raise_floor(response.time_floor)
     election.votes[response.voter_id] = response.granted
+    election.withheld |= response.denial in _WITHHELD
     _count(s, election)
 
 
 def _count(s: State, election: Election) -> None:
     outcome = election.outcome(s.configs.active.voters)
     if outcome is Outcome.LOST:
-        s.failures += 1
+        s.failures += not election.withheld
         s.become_follower()
     elif outcome is Outcome.WON:
         if election.mode is Mode.PRE:
@@ -144,6 +149,6 @@ def on_vote_request(s: State, request: VoteRequest) -> None:
 
 
 def _answer(s: State, request: VoteRequest, denial: VoteDenial | None) -> None:
-    withheld = denial in (VoteDenial.LEADER_IS_ALIVE, VoteDenial.BUSY)
+    withheld = denial in _WITHHELD
     s.effects.append(Reply(request.call, VoteResponse(
         s.me, request.term, request.is_pre_election, denial is None, 0 if withheld else s.term, denial, s.times.floor)))

@@ -246,12 +246,13 @@ def _has_log(stage: Stage, name: str, log: str, term: str, vote: str | None, com
         before = op.term
 
 
-@_command(r"(?:re)?start (.+)")
-def _start(stage: Stage, names: str) -> None:
+@_command(r"(?:re)?start ((?:\w )*\w)(?: unsure for (\d+) ms)?")
+def _start(stage: Stage, names: str, unsure_ms: str | None) -> None:
     for name in names.split():
         machine = stage.machines[name]
         machine.paused, machine.tick_us, machine.backlog = False, None, []
-        machine.replica = Replica(name, machine.disk, stage.timing, stage.observer, stage, 0)
+        unsure_until = stage.now_us + _ms(unsure_ms) if unsure_ms else 0
+        machine.replica = Replica(name, machine.disk, stage.timing, stage.observer, stage, unsure_until)
         stage.observer.restarted(machine.replica)
         stage.step(name, Start())
 
