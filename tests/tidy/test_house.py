@@ -61,6 +61,36 @@ def test_arrows_between_rooms_point_left(path: Path) -> None:
             assert other in ROOMS[room], f"{room} must not import {other or 'the package itself'}"
 
 
+RAFT = sorted((ROOT / "consensus/raft").glob("**/*.py"))
+PURE = {"__future__", "bisect", "collections", "dataclasses", "enum", "typing"}
+
+
+@pytest.mark.parametrize("path", RAFT, ids=lambda p: p.name)
+def test_the_raft_core_imports_nothing_that_could_act(path: Path) -> None:
+    """No clock, luck, file, socket or thread: values, and of the packages below it only OpId."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module is not None
+            names = [node.module]
+        for name in names:
+            ours = name.startswith("consensus.raft") or name == "kudu_storage.common.opid"
+            assert ours or name.split(".")[0] in PURE, f"{path.name} imports {name}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"open", "print", "input", "eval", "exec", "hash", "id", "__import__"}, path.name
+
+
+CONSENSUS_ROOMS = {"raft": set(), "replica": {"raft"}, "server": {"raft", "replica"}}
+
+
+@pytest.mark.parametrize("path", [p for p in ROOT.glob("consensus/*/*.py") if p.parent.name in CONSENSUS_ROOMS],
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_within_consensus_point_left(path: Path) -> None:
+    room = path.parent.name
+    for name in re.findall(r"^\s*(?:from|import)\s+consensus\.(\w+)", path.read_text(), re.MULTILINE):
+        assert name == room or name in CONSENSUS_ROOMS[room], f"{room} must not import {name}"
+
+
 @pytest.mark.parametrize("path", [p for p in SOURCES if room_of(p) in DISK_ROOMS | {"common", "_native"}],
                          ids=lambda p: str(p.relative_to(ROOT)))
 def test_disk_rooms_open_no_sockets(path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What a replica's driver needs from the world, as protocols. Opens nothing itself.
+
+The shipped driver and the simulator's model stand on the same ports, so that either side can be exchanged for the
+other's. None of the calls may block: what takes time is reported later, as an input of the core.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from consensus.raft.configuration import Config
+from consensus.raft.messages import Run, RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
+from kudu_storage.common.opid import OpId
+
+
+class Clock(Protocol):
+    """Two clocks: one that only measures, one whose readings order operations."""
+
+    def now_us(self) -> int:
+        """Monotonic, from an arbitrary beginning."""
+
+    def timestamp(self) -> int:
+        """Hybrid time: greater than any reading before, and than anything passed to `observe`."""
+
+    def observe(self, timestamp: int) -> None:
+        """Somebody else's reading: ours will be greater from now on."""
+
+
+class Random(Protocol):
+    def luck(self) -> float:
+        """Uniform in [0, 1)."""
+
+
+class Transport(Protocol):
+    """Messages to peers. Delivery is not promised; an answer comes back as an input."""
+
+    def send(self, to: str, message: UpdateRequest | VoteRequest | RunElection) -> None: ...
+
+    def reply(self, call: object, message: UpdateResponse | VoteResponse) -> None: ...
+
+
+class Slice(NamedTuple):
+    """Operations found in the log: never more than was asked for, at least one."""
+
+    runs: tuple[Run, ...]
+    payload: object
+    size_bytes: int
+
+
+class Log(Protocol):
+    """The write-ahead log. Appends and truncations take effect in the order of the calls, and are reported as
+    LogDurable."""
+
+    def append(self, batch: int, runs: Sequence[Run], payload: object, timestamp: int) -> None:
+        """What `payload` has below the first run's index is left out. `timestamp` is for a NO_OP or CONFIG made
+        here."""
+
+    def truncate(self, batch: int, after: int) -> None: ...
+
+    def read(self, first: int, last: int, max_bytes: int) -> Slice | None:
+        """None when it must be fetched from disk first, or was collected."""
+
+
+class Metadata(Protocol):
+    """Term, vote and committed configuration. Durable when the call returns, or when the driver goes on."""
+
+    def persist_vote(self, term: int, voted_for: str | None) -> None: ...
+
+    def persist_config(self, config: Config) -> None: ...
+
+
+class StateMachine(Protocol):
+    """What the operations are for. Rounds are what it knows of operations that are not applied yet."""
+
+    def begin(self, runs: Sequence[Run], payload: object) -> None:
+        """Operations were appended: prepare them."""
+
+    def abort(self, first: OpId, last: OpId) -> None:
+        """They were replaced. Nothing of them may be left (R16)."""
+
+    def commit(self, index: int) -> None:
+        """Apply up to `index`, in order."""
+
+    def safe_time(self, timestamp: int) -> None: ...
