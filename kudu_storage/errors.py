@@ -29,6 +29,7 @@ class KuduStorageError(Exception):
     kind: ClassVar[str] = "error"
     fault: ClassVar[Fault] = "ours"
     retry: ClassVar[bool] = False
+    fields: ClassVar[tuple[str, ...]] = ("path", "segment", "offset", "intact", "advice")   # what pickling keeps
 
     def __init__(self, detail: str, *, path: str | None = None, segment: int | None = None, offset: int | None = None,
                  intact: str | None = None, advice: str | None = None) -> None:
@@ -52,8 +53,7 @@ class KuduStorageError(Exception):
         return text
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.detail, {name: getattr(self, name) for name in
-                                                     ("path", "segment", "offset", "intact", "advice")}))
+        return (_rebuild, (type(self), self.detail, {name: getattr(self, name) for name in self.fields}))
 
 
 def _rebuild(cls: type[KuduStorageError], detail: str, fields: dict[str, object]) -> KuduStorageError:
@@ -493,6 +493,9 @@ class RowError(TabletError):
         self.reason = reason
         super().__init__(f"{operation} of row {key}: {reason}" if key is not None else f"{operation}: {reason}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.operation, self.key, self.reason))
+
 
 class RowExists(RowError):
     """An insert of a key that is there."""
@@ -536,6 +539,9 @@ class RowErrors(TabletError):
         self.count = count
         first = f"; the first: {errors[0]}" if errors else ""
         super().__init__(f"{count} row operations were refused{first}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.errors, self.count))
 
 
 # -- our fault ---------------------------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ def recover_rows(files: TabletFiles) -> RecoveredRows:
 
     Raises the typed error of the first problem that a log which is whole and untouched cannot have.
     """
-    return _Run(files, load_metadata(files), None).recover()
+    return _Run(files, load_metadata(files), None, None).recover()
 
 
 # -- one replay --------------------------------------------------------------------------------------------------------

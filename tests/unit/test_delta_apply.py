@@ -185,8 +185,8 @@ def test_a_flushed_rowset_shows_each_row_as_it_was(
     result = diff.apply(base)
     assert result.schema.names == [*SCHEMA.names, "gone"]
     shown = [(cells, row[-1]) for cells, row in zip(cells_of(result), result.to_tuples(), strict=True)]
-    # A dead row has a key and no defined cells besides: undoing the REINSERT of a later life is a DELETE, which gives no
-    # cells back, so those of that life stay.
+    # A dead row has a key and no defined cells besides: undoing the REINSERT of a later life is a DELETE, which gives
+    # no cells back, so those of that life stay.
     assert [(None if gone else cells, gone) for cells, gone in shown] == \
         [(None if gone else cells, gone) for cells, gone in expected]
 
