@@ -37,6 +37,7 @@ from consensus.raft.inputs import (
 from consensus.raft.messages import RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
 from consensus.raft.relations import check
 from consensus.raft.state import Recovered, State
+from consensus.raft.status import Status, status
 from consensus.raft.timing import Timing
 
 # Each handler takes the one type that stands beside it.
@@ -92,6 +93,10 @@ class Raft:
     def next_index(self) -> int:
         """The index that the next proposal's first operation gets."""
         return self.state.terms.last_index + 1
+
+    def status(self) -> Status:
+        """As of the last step."""
+        return status(self.state)
 
     def check(self) -> None:
         """Derives every relation again that one replica can see. AssertionError names the first that does not hold."""
