@@ -16,6 +16,7 @@ from consensus.raft.effects import Role
 from consensus.raft.messages import Kind, Run, RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
 from consensus.raft.refusals import Refusal, UpdateError, VoteDenial
 from consensus.raft.state import Recovered
+from consensus.raft.status import PeerStatus, Status
 from consensus.raft.timing import Timing
 
 __all__ = [
@@ -27,12 +28,14 @@ __all__ = [
     "Kind",
     "MemberType",
     "Peer",
+    "PeerStatus",
     "Raft",
     "Recovered",
     "Refusal",
     "Role",
     "Run",
     "RunElection",
+    "Status",
     "Timing",
     "UpdateError",
     "UpdateRequest",

@@ -22,6 +22,7 @@ from consensus.raft.inputs import (
     CopyDone,
     Input,
     LeaderLost,
+    LogCut,
     LogDurable,
     Propose,
     ReadBarrier,
@@ -36,6 +37,7 @@ from consensus.raft.inputs import (
 from consensus.raft.messages import RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
 from consensus.raft.relations import check
 from consensus.raft.state import Recovered, State
+from consensus.raft.status import Status, status
 from consensus.raft.timing import Timing
 
 # Each handler takes the one type that stands beside it.
@@ -48,6 +50,7 @@ _HANDLERS: Final[dict[type, Callable[[State, Any], None]]] = {
     VoteResponse: voting.on_vote_response,
     UpdateRequest: following.on_update_request,
     LogDurable: following.on_log_durable,
+    LogCut: following.on_log_cut,
     UpdateResponse: leading.on_update_response,
     Propose: leading.on_propose,
     Sent: leading.on_sent,
@@ -90,6 +93,10 @@ class Raft:
     def next_index(self) -> int:
         """The index that the next proposal's first operation gets."""
         return self.state.terms.last_index + 1
+
+    def status(self) -> Status:
+        """As of the last step."""
+        return status(self.state)
 
     def check(self) -> None:
         """Derives every relation again that one replica can see. AssertionError names the first that does not hold."""

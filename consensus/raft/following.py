@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from consensus.raft.configuration import is_sound
 from consensus.raft.effects import Reply, SafeTime
-from consensus.raft.inputs import LogDurable
+from consensus.raft.inputs import LogCut, LogDurable
 from consensus.raft.leading import advance_commit
 from consensus.raft.messages import Kind, Run, UpdateRequest, UpdateResponse
 from consensus.raft.refusals import UpdateError
@@ -146,3 +146,19 @@ def on_log_durable(s: State, event: LogDurable) -> None:
     waiting = s.waiting
     while waiting and waiting[0][0] <= s.durability.index:
         s.reply_update(waiting.popleft()[1])
+
+
+def on_log_cut(s: State, event: LogCut) -> None:
+    """A leader may have sent what it lost, and must not give those indexes again in its term (R4): it steps down."""
+    after = event.after
+    if after >= s.terms.last_index:
+        return
+    if s.leadership is not None:
+        s.become_follower()
+    kept = [(index, request) for index, request in s.waiting if index <= after]
+    lost = [request for index, request in s.waiting if index > after]
+    s.cut_after(after)
+    s.waiting.clear()
+    s.waiting.extend(kept)
+    for request in lost:
+        s.reply_update(request, UpdateError.CANNOT_PREPARE)

@@ -31,6 +31,14 @@ class LogDurable:
 
 
 @dataclass(frozen=True, slots=True)
+class LogCut:
+    """There was no space for what was appended after `after`: it is in the log no more (W6). Nothing of it was
+    durable."""
+
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """`count` operations for the log, of ascending timestamps, encoded when Append is performed."""
 
@@ -120,6 +128,6 @@ class StepDown:
     token: object = None
 
 
-Input = (Start | Tick | LogDurable | Propose | Sent | SendFailed | LeaderLost | CopyDone | ReadBarrier | ChangeConfig
-         | UnsafeChangeConfig | Transfer | StepDown | RunElection | VoteRequest | VoteResponse | UpdateRequest
-         | UpdateResponse)
+Input = (Start | Tick | LogDurable | LogCut | Propose | Sent | SendFailed | LeaderLost | CopyDone | ReadBarrier |
+         ChangeConfig | UnsafeChangeConfig | Transfer | StepDown | RunElection | VoteRequest | VoteResponse |
+         UpdateRequest | UpdateResponse)

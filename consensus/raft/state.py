@@ -208,15 +208,20 @@ class State:
 
     def truncate_after(self, index: int) -> None:
         """Another leader's log goes on differently after `index`."""
+        self.effects.append(Truncate(self.cut_after(index), index))
+
+    def cut_after(self, index: int) -> int:
+        """Forgets operations after `index`, whose rounds are aborted. The number of the truncation in the log's
+        queue."""
         assert index >= self.commit_index, f"R7: {index} is committed up to {self.commit_index}"
         assert self.leadership is None, "R4"
         terms = self.terms
         self.effects.append(AbortRounds(terms.opid_at(index + 1), terms.last))
         terms.truncate_after(index)
-        self.effects.append(Truncate(self.durability.truncate_after(index), index))
         self.matched_index = min(self.matched_index, index)
         if self.configs.truncate_after(index):
             self.refresh_role()
+        return self.durability.truncate_after(index)
 
     def commit_to(self, index: int) -> None:
         durable = self.durability.index

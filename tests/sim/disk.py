@@ -78,6 +78,15 @@ class ModelDisk:
     def synced(self, record_count: int) -> None:
         self.synced_count = max(self.synced_count, record_count)
 
+    def no_space(self) -> int:
+        """What was not synced is gone. The last index that is left."""
+        lost = self.records[self.synced_count:]
+        del self.records[self.synced_count:]
+        self.batches.clear()
+        if lost:
+            del self.ops[min(op.index for op in lost) - 1:]
+        return len(self.ops)
+
     def crash(self, random: Random) -> None:
         keep = random.randint(self.synced_count, len(self.records))
         del self.records[keep:]

@@ -50,6 +50,8 @@ MUTATIONS = [
     Mutation("R4", "a leader of the same term is believed by a leader", "following.py",
              "if request.term == s.term and s.leader_id is not None and s.leader_id != request.leader_id:",
              "if request.term < 0:", "impossible_messages"),
+    Mutation("R4", "a leader that lost what it had sent leads on", "following.py",
+             "    if s.leadership is not None:\n        s.become_follower()\n    kept", "    if s.leadership is not None:\n        return\n    kept", "disk_is_full"),
     Mutation("R5", "the preceding operation is not compared", "following.py",
              "if here != preceding.term and preceding.index >= s.terms.base.index:",
              "if here < 0 and preceding.index >= s.terms.base.index:", "divergent_preceding"),

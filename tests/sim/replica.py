@@ -118,10 +118,11 @@ class Replica:
             payload = [Op(run.term, run.first, run.kind, effect.timestamp, None, run.config)]
         elif not isinstance(payload, list):
             # A proposal: its bytes are made now, when its place is known.
+            assert isinstance(payload, tuple)
             timestamps, values = payload
             payload = [Op(run.term, run.first + i, run.kind, timestamps[i], v, None) for i, v in enumerate(values)]
             for op in payload:
-                self.waiters.setdefault(op.index, []).append(Waiter(op.value, op.term))
+                self.waiters.setdefault(op.index, []).append(Waiter(op.value, op.term))  # type: ignore[arg-type]
         self.disk.append(effect.batch, effect.runs, payload, effect.timestamp)
         for r in effect.runs:
             for index in range(r.first, r.last + 1):

@@ -17,6 +17,7 @@ from consensus.raft.inputs import (
     ChangeConfig,
     Input,
     LeaderLost,
+    LogCut,
     LogDurable,
     Propose,
     ReadBarrier,
@@ -355,6 +356,11 @@ def _forge(stage: Stage, sender: str, to: str, term: str, after: str, ops: str |
     request = UpdateRequest(sender, int(term), OpId.parse(after), int(committed or 0), runs_of(made), payload=made)
     object.__setattr__(request, "call", sender)
     stage.step(to, request)
+
+
+@_command(r"(\w+) has no space")
+def _no_space(stage: Stage, name: str) -> None:
+    stage.step(name, LogCut(stage.machines[name].disk.no_space()))
 
 
 @_command(r"(\w+) begins a sync")

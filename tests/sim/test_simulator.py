@@ -10,8 +10,8 @@ from sim.run import Tally
 from sim.world import World
 
 # In full: `python -m sim.run --seeds 0:5000`, with tests/ on the path. More of them: --soak.
-SEED_COUNT = int(os.environ.get("KUDU_STORAGE_SIM_SEEDS", "400"))
-CHUNK = 50
+SEED_COUNT = int(os.environ.get("KUDU_STORAGE_SIM_SEEDS", "1000"))
+CHUNK = 100
 
 
 @pytest.mark.parametrize("first", range(0, SEED_COUNT, CHUNK))

@@ -16,6 +16,7 @@ from consensus.raft.inputs import (
     ChangeConfig,
     Input,
     LeaderLost,
+    LogCut,
     LogDurable,
     Propose,
     ReadBarrier,
@@ -59,6 +60,7 @@ class Node:
         self.wall_offset_us = 0
         self.clock = 0
         self.tick_us = -1
+        self.life_of_syncs = 0
 
 
 class World:
@@ -186,7 +188,7 @@ class World:
             if a.life == b and a.replica is not None and c == a.tick_us:
                 self._step(a, Tick())
         elif kind == _SYNCED:
-            if a.life == b:
+            if (a.life, a.life_of_syncs) == b:
                 self._synced(a, c)
         elif kind == _CLIENT:
             self._client()
@@ -257,7 +259,7 @@ class World:
         node.syncing = found is not None
         if found is not None:
             took_us = int(node.slow * self.random.choice((200, 1000, 5000)))
-            self._at(self.now_us + took_us, _SYNCED, node, node.life, found)
+            self._at(self.now_us + took_us, _SYNCED, node, (node.life, node.life_of_syncs), found)
 
     def _synced(self, node: Node, found: tuple[int, int]) -> None:
         node.disk.synced(found[1])
@@ -378,6 +380,14 @@ class World:
     def _fault_clock_jump(self, node: Node) -> None:
         node.wall_offset_us = self.random.randint(-CLOCK_ERROR_US // 2, CLOCK_ERROR_US // 2)
 
+    def _fault_full_disk(self, node: Node) -> None:
+        """What is queued fails, in order. A sync under way ends after that, and has nothing to say of it."""
+        if node.replica is not None and node.paused_until_us <= self.now_us:
+            after = node.disk.no_space()
+            node.life_of_syncs += 1
+            node.syncing = False
+            self._step(node, LogCut(after))
+
     def _fault_slow_disk(self, node: Node) -> None:
         node.slow = self.random.choice((1, 20, 100))
 
@@ -424,6 +434,6 @@ _FAULT_WEIGHTS = {
     "crash": 4, "crash_between_effects": 4, "crash_all": 1, "isolate": 3, "deafen": 2, "split": 2, "break_link": 3,
     "pause": 4,
     "clock_jump": 2, "slow_disk": 2, "short_memory": 1, "transfer": 3, "step_down": 2, "run_election": 2, "config": 5,
-    "network": 2,
+    "network": 2, "full_disk": 2,
 }
 _FAULTS, _WEIGHTS = list(_FAULT_WEIGHTS), list(_FAULT_WEIGHTS.values())

@@ -22,8 +22,9 @@ from consensus.raft import (
 )
 from consensus.raft.configuration import changed, survivors
 from consensus.raft.durability import Durability
+from consensus.raft.effects import Role
 from consensus.raft.election import Election, Mode, Outcome
-from consensus.raft.inputs import Propose, Start, StepDown, Transfer
+from consensus.raft.inputs import ChangeConfig, LogDurable, Propose, Start, StepDown, Transfer
 from consensus.raft.quorum import majority_size, majority_value
 from consensus.raft.safe_time import SafeTimes
 from consensus.raft.terms import Terms
@@ -165,4 +166,17 @@ def test_a_follower_refuses_what_only_a_leader_does(event: Propose | Transfer | 
     core.step(Start(), 0, 0.5, 0)
     (refused,) = core.step(event, 0, 0.5, 0)
     assert getattr(refused, "refusal", None) is Refusal.NOT_LEADER
+    core.check()
+
+
+def test_a_leader_tells_how_far_each_peer_is() -> None:
+    core = Raft("a", Recovered(voters("a"), base=OpId(1, 5), last_index=5, term=1))
+    core.step(Start(), 7, 0.5, 1)
+    status = core.status()
+    assert (status.role, status.term, status.last, status.commit_index) == (Role.LEADER, 2, OpId(2, 6), 5)
+    core.step(LogDurable(1), 8, 0.5, 2)
+    core.step(ChangeConfig((Change(ChangeType.ADD, "b", MemberType.NON_VOTER),)), 9, 0.5, 3)
+    (peer,) = core.status().peers
+    assert (peer.peer_id, peer.match_index, peer.lag_ops) == ("b", 0, 7)
+    assert core.status().pending_config is not None
     core.check()
