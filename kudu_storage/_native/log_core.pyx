@@ -14,12 +14,12 @@ from libc.errno cimport EDQUOT, ENOSPC, EIO
 from libc.stdio cimport snprintf
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset, strdup
+from libc.string cimport memset, strdup
 
 from kudu_storage._native.crc32c cimport crc32c_extend
-from kudu_storage._native.entry cimport ENTRY_COMMIT, ENTRY_REPLICATE
+from kudu_storage._native.entry cimport ENTRY_REPLICATE
 from kudu_storage._native.log_batch cimport (
-    ENTRY_HEADER_BYTES, batch_memory, batch_release, batch_retain, epoch_release, kudu_add, kudu_store,
+    ENTRY_HEADER_BYTES, batch_memory, batch_release, epoch_release, kudu_add, kudu_store,
 )
 from kudu_storage._native.lz4 cimport lz4_bound, lz4_compress
 from kudu_storage._native.log_cache cimport cache_clear, cache_drop_unwritten, cache_put, cache_trim

@@ -4,33 +4,31 @@ User entries are NO_OP REPLICATEs whose payload travels in NoOpRequestPB.payload
 marks a user's entry), so that real tools print them and a real server replays them as nothing. An entry is encoded once, here.
 """
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.ref cimport PyObject
 from libc.stddef cimport size_t
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strerror
 
-from kudu_storage._native.cursor cimport Cursor, Field, cursor_left, cursor_of, read_field
+from kudu_storage._native.cursor cimport Cursor, cursor_of
 from kudu_storage._native.disk cimport Disk
-from kudu_storage._native.entry cimport ENTRY_COMMIT, ENTRY_REPLICATE, OP_NO_OP, LogEntry, next_entry
+from kudu_storage._native.entry cimport ENTRY_REPLICATE, OP_NO_OP, LogEntry, next_entry
 from kudu_storage._native.log_batch cimport (
     BATCH_SLACK_BYTES, ENTRY_HEADER_BYTES, Batch, Epoch, batch_new, batch_release, epoch_release, kudu_add, kudu_load,
 )
 from kudu_storage._native.log_cache cimport cache_find, cache_init
 from kudu_storage._native.log_entries cimport CachedBatch
 from kudu_storage._native.log_core cimport (
-    APPEND_CLOSED, APPEND_FULL, APPEND_MUCH, APPEND_OK, APPEND_POISONED, DURABILITY_FSYNC, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE,
-    TOKEN_PENDING, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
-    core_new, core_poison, core_pump, core_release, core_retain, core_schedule, core_token_state, core_wait,
+    APPEND_FULL, APPEND_MUCH, APPEND_OK, APPEND_POISONED, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE, TOKEN_PENDING,
+    TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
+    core_new, core_poison, core_pump, core_release, core_schedule, core_token_state, core_wait,
 )
 from kudu_storage._native.posix cimport (
     coarse_realtime_us, monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from kudu_storage._native.segment cimport BatchChunk
 from kudu_storage._native.wire cimport put_bytes, put_fixed64, put_varint, varint_size
 
 from kudu_storage._native import codec as _codec
@@ -39,7 +37,7 @@ from kudu_storage._native.log_batch import kept_bytes
 from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.errors import (
-    BadFormat, InternalError, InvalidArgument, LogBackpressure, LogClosed, LogPoisoned, NoSpace, WaitTimeout,
+    BadFormat, InvalidArgument, LogBackpressure, LogClosed, LogPoisoned, NoSpace, WaitTimeout,
 )
 
 cdef extern from "Python.h":

@@ -27,6 +27,7 @@ from kudu_storage.common.limits import (
     RPC_RECEIVE_STEP_BYTES,
     RPC_SIDECARS_MAX,
 )
+from kudu_storage.common.varint import encode_varint as _plain_varint
 from kudu_storage.errors import BadFrame, FrameTooLarge, InvalidArgument
 from kudu_storage.protos import message_class
 
@@ -308,21 +309,11 @@ def encode_varint(value: int) -> bytes:
         return _SHORT_VARINTS[value]
     if 0 < value < 1 << 21:
         return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
-    return _encode_varint(value)
-
-
-def _encode_varint(value: int) -> bytes:
-    value &= 2**64 - 1
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return _plain_varint(value & 2**64 - 1)
 
 
 _SHORT_VARINTS_END: Final = 1 << 14
-_SHORT_VARINTS: Final = tuple(_encode_varint(value) for value in range(_SHORT_VARINTS_END))
+_SHORT_VARINTS: Final = tuple(_plain_varint(value) for value in range(_SHORT_VARINTS_END))
 # A method keeps what follows the call id in its headers, for so many different timeouts.
 _TAILS_MAX: Final = 64
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, Literal, TextIO
 
 from kudu_storage.common.schema import Schema
+from kudu_storage.common.varint import encode_varint
 from kudu_storage.errors import BadFormat, InvalidArgument
 from kudu_storage.protos import enum_name
 from kudu_storage.protos.text import debug_string, short_debug_string
@@ -205,14 +206,5 @@ def _as_bytes(value: str | bytes) -> bytes:
 def _set_strings(message: Any, field: Any, values: list[bytes]) -> None:
     """Through the wire format, for a cut may go through a character, which a `string` field does not take as a str."""
     message.ClearField(field.name)
-    tag = _varint(field.number << 3 | 2)
-    message.MergeFromString(b"".join(tag + _varint(len(v)) + v for v in values))
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    tag = encode_varint(field.number << 3 | 2)
+    message.MergeFromString(b"".join(tag + encode_varint(len(v)) + v for v in values))

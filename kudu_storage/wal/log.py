@@ -26,6 +26,7 @@ from kudu_storage.common.limits import MIB, SEGMENT_HEADER_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.common.sizes import parse_bytes
+from kudu_storage.common.varint import encode_varint
 from kudu_storage.errors import (
     Collected,
     DiskError,
@@ -542,17 +543,8 @@ class _Follower:
 # -- pieces ------------------------------------------------------------------------------------------------------------
 def _entry_bytes(kind: int, message: bytes) -> bytes:
     """LogEntryBatchPB.entry { type: kind, replicate | commit: message }; the message's field is one above its kind."""
-    entry = bytes((0x08, kind, (kind + 1) << 3 | 2)) + _varint(len(message)) + message
-    return b"\x0a" + _varint(len(entry)) + entry
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    entry = bytes((0x08, kind, (kind + 1) << 3 | 2)) + encode_varint(len(message)) + message
+    return b"\x0a" + encode_varint(len(entry)) + entry
 
 
 def _opaque_schema() -> Schema:

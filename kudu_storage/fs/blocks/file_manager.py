@@ -23,13 +23,13 @@ from kudu_storage.errors import (
     DirectoryFailed,
     DiskError,
     InvalidArgument,
-    KuduStorageError,
     NoSpace,
     NoSuchBlock,
 )
 from kudu_storage.fs.blocks.directories import DataDirectories, DataDirectory
 from kudu_storage.fs.blocks.manager import BlockTransaction, ReadableBlock, WritableBlock, block_name
 from kudu_storage.fs.blocks.report import FsReport
+from kudu_storage.fs.blocks.store import BlockStore
 from kudu_storage.fs.layout import TEMPORARY_INFIX
 
 if TYPE_CHECKING:
@@ -104,18 +104,17 @@ class FileWritableBlock:
                 self._manager.directories.disk.close(fd)
 
 
-class FileBlockManager:
+class FileBlockManager(BlockStore):
     """A block store of one file a block. See BlockManager for what each call promises."""
 
     def __init__(self, directories: DataDirectories) -> None:
-        self.directories = directories
+        super().__init__(directories)
         self.report = FsReport(data_dirs=[str(directory.path) for directory in directories.all])
         self._random = random.SystemRandom()
         self._lock = Lock()
         # Folders below `data` whose names are durable: those that we synced. A killed process may have made others.
         # Replaced under _lock, read by all.
         self._durable_folders: frozenset[str] = frozenset()
-        self._closed = False
 
     @classmethod
     def open(cls, directories: DataDirectories) -> FileBlockManager:
@@ -138,10 +137,6 @@ class FileBlockManager:
             directory.judge(error)      # notes a failed directory; what else went wrong only costs space
 
     # -- BlockManager --------------------------------------------------------------------------------------------------
-    @property
-    def read_only(self) -> bool:
-        return self.directories.read_only
-
     def create_block(self, group: Sequence[str] | None = None) -> FileWritableBlock:
         self._check_writable()
         trouble: NoSpace | None = None
@@ -273,25 +268,10 @@ class FileBlockManager:
             return None
         return path if os.path.exists(path) else None
 
-    def create_group(self, size: int = 3) -> tuple[str, ...]:
-        return self.directories.create_group(size)
-
-    def check_group(self, group: Sequence[str]) -> None:
-        self.directories.check_group(group)
-
-    def fail_directory(self, uuid: str, error: DiskError) -> KuduStorageError:
-        return self.directories.by_uuid(uuid).judge(error)
-
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             self.directories.close()
-
-    def __enter__(self) -> FileBlockManager:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- small ones ----------------------------------------------------------------------------------------------------
     def _directory_of(self, block_id: int) -> DataDirectory:
@@ -308,15 +288,6 @@ class FileBlockManager:
             getattr(self.directories.disk, call)(*arguments)
         except DiskError as error:
             raise directory.judge(error) from error
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InvalidArgument("the block manager is closed")
-
-    def _check_writable(self) -> None:
-        self._check_open()
-        if self.read_only:
-            raise InvalidArgument("the block manager was opened read-only")
 
 
 def _own(block: WritableBlock) -> FileWritableBlock:

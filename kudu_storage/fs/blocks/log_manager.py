@@ -39,6 +39,7 @@ from kudu_storage.fs.blocks.open_files import OpenFiles
 from kudu_storage.fs.blocks.options import BlockOptions
 from kudu_storage.fs.blocks.records import Extent, align_up, create_record, delete_record
 from kudu_storage.fs.blocks.report import FsReport, MalformedRecord
+from kudu_storage.fs.blocks.store import BlockStore
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -177,11 +178,11 @@ class LogWritableBlock:
         self.container.write_data(self._fd, view, offset, len(view), self._manager.options.preallocate_bytes)
 
 
-class LogBlockManager:
+class LogBlockManager(BlockStore):
     """A block store of containers. See BlockManager for what each call promises."""
 
     def __init__(self, directories: DataDirectories, options: BlockOptions) -> None:
-        self.directories = directories
+        super().__init__(directories)
         self.options = options
         self.report = FsReport()
         self._disk: Disk = directories.disk
@@ -196,7 +197,6 @@ class LogBlockManager:
         self._files = OpenFiles(options.idle_files_max)
         self._readers: dict[int, int] = {}                  # how often a block is open
         self._doomed: dict[int, tuple[Container, Extent]] = {}      # deleted while open
-        self._closed = False
         # Appended to by readers, in any thread and also by the garbage collector; emptied under _lock.
         self._closings: deque[tuple[int, str]] = deque()
 
@@ -260,10 +260,6 @@ class LogBlockManager:
                 self._available[container.directory.uuid].append(container)
 
     # -- BlockManager --------------------------------------------------------------------------------------------------
-    @property
-    def read_only(self) -> bool:
-        return self.directories.read_only
-
     def create_block(self, group: Sequence[str] | None = None) -> LogWritableBlock:
         self._check_writable()
         if group is None:
@@ -375,15 +371,6 @@ class LogBlockManager:
             found = self._blocks.get(block_id)
         return None if found is None else found[0].data_path
 
-    def create_group(self, size: int = 3) -> tuple[str, ...]:
-        return self.directories.create_group(size)
-
-    def check_group(self, group: Sequence[str]) -> None:
-        self.directories.check_group(group)
-
-    def fail_directory(self, uuid: str, error: DiskError) -> KuduStorageError:
-        return self.directories.by_uuid(uuid).judge(error)
-
     def close(self) -> None:
         self._drain()
         with self._lock:
@@ -392,12 +379,6 @@ class LogBlockManager:
             self._closed = True
             self._files.close()
         self.directories.close()
-
-    def __enter__(self) -> LogBlockManager:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def check(self) -> None:
         """Derives from the containers what the manager says of blocks. For tests."""
@@ -558,15 +539,6 @@ class LogBlockManager:
                 failed.check()      # it may lie there
             raise NoSuchBlock(f"no block {block_name(block_id)}", path=str(self.directories.all[0].path),
                               advice="kudu-storage fs check") from None
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InvalidArgument("the block manager is closed")
-
-    def _check_writable(self) -> None:
-        self._check_open()
-        if self.read_only:
-            raise InvalidArgument("the block manager was opened read-only")
 
 
 def _own(block: WritableBlock) -> LogWritableBlock:
