@@ -272,7 +272,8 @@ class Log(LogAppender):
         Raises:
             Collected: below the first entry kept. NotYetWritten: above last+1. InvalidArgument: negative. LogClosed.
             While iterating: Collected: collected before it was read. NotYetWritten: entries that were given are
-            truncated by now, so that the rest would be of another history. CorruptionError, DiskError.
+            truncated by now, so that the rest would be of another history. MissingOperations: the log jumps over some.
+            CorruptionError, DiskError.
         """
         return EntryIterator(*self._range(from_index, max_bytes))
 

@@ -19,7 +19,14 @@ from kudu_storage._native.log_lookup import Places, SegmentPlaces
 from kudu_storage._native.log_replaced import Cuts
 from kudu_storage._native.log_writer import LogWriter
 from kudu_storage._native.segment import BatchChunk, SegmentScanner
-from kudu_storage.errors import Collected, CorruptionError, DiskError, NotYetWritten
+from kudu_storage.errors import (
+    Collected,
+    CorruptionError,
+    DiskError,
+    KuduStorageError,
+    MissingOperations,
+    NotYetWritten,
+)
 from kudu_storage.wal.log_index import IndexReader
 from kudu_storage.wal.log_replaced import INT64_MAX, ReplacedOperations, cuts_of, owner_of
 from kudu_storage.wal.reader import Segment, open_segment
@@ -39,7 +46,8 @@ class Place:
     """Where to read.
 
     offset: of the batch, if the dense index tells. below: from this index on later segments replace its operations.
-    cuts: where it replaces its own. facts: what is known of the segment.
+    cuts: where it replaces its own. facts: what is known of the segment. written: the log's last acknowledged operation
+    at that time.
     """
 
     segment: Segment
@@ -47,6 +55,7 @@ class Place:
     below: int
     cuts: Cuts | None
     facts: SegmentFacts
+    written: int
 
 
 class LogReading:
@@ -143,7 +152,7 @@ class LogReading:
                 cuts = cuts_of(segment) if state["segment_replacements"] else None
             else:
                 cuts = self._replaced.of_closed(segment, segments)
-            return Place(segment, self._hint(segment, index, below, cuts), below, cuts, facts)
+            return Place(segment, self._hint(segment, index, below, cuts), below, cuts, facts, state["written_index"])
         except BaseException:
             segment.close()
             raise
@@ -216,6 +225,11 @@ def _read_slots(segment: Segment, first: int, last: int) -> bytes:
     return bytes(found)
 
 
+def _intact(index: int) -> dict[str, str]:
+    return {"intact": f"everything up to index {index - 1}",
+            "advice": "restore what is missing, or take the replica from a peer"}
+
+
 class Source:
     """Parts of a log in order, for an EntryIterator. One thread at a time. Lets go of its segment at the latest when it
     goes itself."""
@@ -223,6 +237,7 @@ class Source:
     def __init__(self, reading: LogReading) -> None:
         self._reading = reading
         self._place: Place | None = None
+        self._read: Place | None = None         # the last one that was read to its end (its file is closed)
         self._scanner: SegmentScanner | None = None
         self._chunk_bytes = CHUNK_BYTES
         self._asked = -1
@@ -254,7 +269,7 @@ class Source:
             if self._scanner is not None and (part := self._next_chunk(index)) is not None:
                 return part
             if index == self._asked:
-                raise self._reading.gone(index)     # where it was said to be it is not
+                raise self._absent(index)
             self._asked = index
             batch = self._reading.writer.cached(index)
             if batch is not None:
@@ -275,9 +290,30 @@ class Source:
             return (chunk, place.below) if place.cuts is None else chunk_entries(chunk, index, place.below, place.cuts)
         error = place.segment.error_of(scanner)
         self.close()
+        self._read = place
         if error is not None:
             raise error
         return None
+
+    def missing(self, index: int, found: int, offset: int | None) -> CorruptionError:
+        """The error when `found` comes where `index` should: no log jumps. (One that goes back replaces.)"""
+        segment = self._place.segment if self._place is not None else None
+        self.close()
+        self._asked = -1            # who asks again is told again
+        last = f"operation {index}" if found == index + 1 else f"operations {index} to {found - 1}"
+        return MissingOperations(
+            f"{last} should come before operation {found}, and {'is' if found == index + 1 else 'are'} missing",
+            path=segment.path if segment is not None else self._reading.path,
+            segment=segment.sequence if segment is not None else None, offset=offset, **_intact(index))
+
+    def _absent(self, index: int) -> KuduStorageError:
+        """The error when an operation is not where it was said to be."""
+        place, self._asked = self._read, -1
+        if place is None or index > place.written:
+            return self._reading.gone(index)        # replaced by a shorter history while it was read
+        return MissingOperations(
+            f"operation {index} is missing at the segment's end: it should hold those up to {place.facts.last_index}",
+            path=place.segment.path, segment=place.facts.sequence, offset=place.segment.end_offset, **_intact(index))
 
     def close(self) -> None:
         if self._place is not None:
