@@ -413,7 +413,7 @@ class Log(LogAppender):
                 for sequence in plan.remove:
                     self._remove(sequence)
                 if plan.remove and plan.first_kept_index is not None:
-                    remove_below(self._path, plan.first_kept_index)
+                    remove_below(self._path, plan.first_kept_index, self._disk)
             finally:
                 if plan.remove and plan.first_kept_index is not None:
                     self._reading.collected(plan.first_kept_index)
@@ -472,7 +472,7 @@ class Log(LogAppender):
     def _cut(self, index: int) -> None:
         self._writer.close()
         truncate_segments(self._path, index, self._disk)
-        clear_above(self._path, index)
+        clear_above(self._path, index, self._disk)
         self._begin_again()
 
     def _begin_again(self) -> None:
