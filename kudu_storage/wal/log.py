@@ -80,7 +80,7 @@ class Log(LogAppender):
         self._mutex = threading.RLock()         # guards the list of segments, collection and truncation
         self._segments = list(recovered.segments)       # closed ones that are kept, by sequence
         self._known_sequence = recovered.sequence       # segments up to it were looked at
-        self._reading = LogReading(path, writer, self._view, self._mutex)
+        self._reading = LogReading(path, writer, self._mutex)
         self._find = self._reading.find                 # of closed segments, those that were asked before
         self.anchors = AnchorRegistry(floor=self._first_index())
         self._followers: weakref.WeakSet[_Follower] = weakref.WeakSet()     # guarded by the mutex
@@ -299,13 +299,13 @@ class Log(LogAppender):
             raise NotYetWritten(f"index {index} is above the last one, {written}", path=self._path)
         if index < 1:
             raise InvalidArgument(f"{index} is no index of an entry")
-        return self._reading.get(self._start(index, written))
+        return self._reading.get(self._start(index, written), self._view)
 
     def _range(self, from_index: int | None, max_bytes: int | str | None) -> tuple[Source, int, int, int | None]:
         self._require_open()
         end = self._writer.written_index
         start = self._start(from_index, end)
-        return self._reading.source(), start, end, None if max_bytes is None else parse_bytes(max_bytes)
+        return self._reading.source(self._view), start, end, None if max_bytes is None else parse_bytes(max_bytes)
 
     def tail(self, from_index: int | None = None, timeout: float | None = None) -> Iterator[Entry]:
         """read() that goes on with what is appended later, as it is acknowledged.

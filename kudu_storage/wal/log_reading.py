@@ -61,15 +61,16 @@ class Place:
 class LogReading:
     """What reading a log needs besides its writer. Any thread.
 
+    It does not refer to the log, which has it: a log that nobody refers to must go at once. So the log's state (the
+    writer's, and the segments as of then) is asked for with a `view` that who reads brings along: it keeps the log.
+
     Args:
-        view: the writer's state, and the segments as of then.
         mutex: no cut and no collection changes the files while it is held.
     """
 
-    def __init__(self, path: str, writer: LogWriter, view: View, mutex: AbstractContextManager[bool]) -> None:
+    def __init__(self, path: str, writer: LogWriter, mutex: AbstractContextManager[bool]) -> None:
         self.path = path
         self.writer = writer            # of now: a truncation makes another
-        self._view = view
         self._mutex = mutex
         self._index = IndexReader(path)
         self._replaced = ReplacedOperations()
@@ -120,15 +121,15 @@ class LogReading:
         self._places.clear()
 
     # -- reading -------------------------------------------------------------------------------------------------------
-    def source(self) -> Source:
-        return Source(self)
+    def source(self, view: View) -> Source:
+        return Source(self, view)
 
-    def get(self, index: int) -> Entry:
+    def get(self, index: int, view: View) -> Entry:
         """An acknowledged operation. Raises Collected, CorruptionError, DiskError."""
         with self._mutex:
-            if self._add_places(index) and (entry := self.find(index)) is not None:
+            if self._add_places(index, view) and (entry := self.find(index)) is not None:
                 return entry
-        for entry in EntryIterator(Source(self), index, index):
+        for entry in EntryIterator(Source(self, view), index, index):
             return entry
         raise self.gone(index)
 
@@ -136,10 +137,10 @@ class LogReading:
         return Collected(f"index {index} is not in the log any more", path=self.path,
                          advice="it was collected or truncated while it was read")
 
-    def locate(self, index: int) -> Place | None:
+    def locate(self, index: int, view: View) -> Place | None:
         """Where `index` is. None: no segment holds it. The caller closes the segment."""
         with self._mutex:
-            state, segments = self._view()
+            state, segments = view()
             owner = owner_of(index, segments)
             if owner is None:
                 return None
@@ -176,11 +177,11 @@ class LogReading:
         return slot.offset if entries and entries[0].index == index else None
 
     # -- places of closed segments -------------------------------------------------------------------------------------
-    def _add_places(self, index: int) -> bool:
+    def _add_places(self, index: int, view: View) -> bool:
         """Learn where the closed segment that has `index` has its operations. False: nothing was learnt."""
         if self._places.covers(index):
             return False
-        _, segments = self._view()
+        _, segments = view()
         owner = owner_of(index, segments)
         if owner is None or owner[0].is_open:
             return False
@@ -234,8 +235,9 @@ class Source:
     """Parts of a log in order, for an EntryIterator. One thread at a time. Lets go of its segment at the latest when it
     goes itself."""
 
-    def __init__(self, reading: LogReading) -> None:
+    def __init__(self, reading: LogReading, view: View) -> None:
         self._reading = reading
+        self._view = view               # refers to the log, which stays while it is read
         self._place: Place | None = None
         self._read: Place | None = None         # the last one that was read to its end (its file is closed)
         self._scanner: SegmentScanner | None = None
@@ -274,7 +276,7 @@ class Source:
             batch = self._reading.writer.cached(index)
             if batch is not None:
                 return batch
-            self._place = self._reading.locate(index)
+            self._place = self._reading.locate(index, self._view)
             if self._place is None:
                 raise self._reading.gone(index)
             offset = self._place.offset
