@@ -85,6 +85,7 @@ class Log(LogAppender):
         self.anchors = AnchorRegistry(floor=self._first_index())
         self._followers: weakref.WeakSet[_Follower] = weakref.WeakSet()     # guarded by the mutex
         self._waiters: LoopWaiters | None = None
+        self._waiters_mutex = threading.RLock()         # guards making them, and which writer they serve
         self._attach(writer)
         self._closed = False
         self._pid = os.getpid()
@@ -512,8 +513,9 @@ class Log(LogAppender):
         self._writer = self._reading.writer = writer
         self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd, self._pid)
         self._attach(writer)
-        if self._waiters is not None:
-            self._waiters.attach(writer)
+        with self._waiters_mutex:
+            if self._waiters is not None:
+                self._waiters.attach(writer)
 
     def _attach(self, writer: LogWriter) -> None:
         """Let the writer make its waiters when the first token is awaited. It must not keep this object alive."""
@@ -522,10 +524,17 @@ class Log(LogAppender):
         def make_waiters(waited_on: LogWriter) -> None:
             from kudu_storage.wal.log_waiters import LoopWaiters
 
-            waiters = LoopWaiters(waited_on)
             log = me()
-            if log is not None:
-                log._waiters = waiters
+            if log is None:
+                LoopWaiters(waited_on)          # the writer is closed and has no token that waits
+                return
+            with log._waiters_mutex:            # threads may come here together, each with its loop
+                if log._waiters is None:
+                    log._waiters = LoopWaiters(log._writer)
+                if waited_on is log._writer:
+                    log._waiters.attach(waited_on)
+                else:
+                    waited_on.set_async(-1, log._waiters)   # that of before a truncation: closed
 
         writer.waiter_factory = make_waiters
 
