@@ -26,7 +26,8 @@ from typing import Any, Final, Literal, get_args
 
 from sortedcontainers import SortedDict
 
-from kudu_storage.errors import Collected, InternalError, InvalidArgument
+from kudu_storage.common.sizes import whole_number
+from kudu_storage.errors import Collected, InternalError, InvalidArgument, WrongType
 
 AnchorKind = Literal["rowset", "store", "reader", "copy", "operation"]
 _KINDS: Final = frozenset(get_args(AnchorKind))
@@ -141,10 +142,13 @@ class AnchorRegistry:
 
         Raises InvalidArgument (a negative index, no owner, an unknown kind), Collected (the log does not hold it).
         """
+        if not isinstance(owner, str):
+            raise WrongType(f"an anchor's owner is a name, not {owner!r:.80}")
         if not owner:
             raise InvalidArgument("an anchor needs an owner, or nobody can say who holds the log")
         if kind not in _KINDS:
             raise InvalidArgument(f"there are no anchors of kind {kind!r}", advice=", ".join(sorted(_KINDS)))
+        index = _checked(index)
         with self._change():
             self._require_kept(index)
             self._serial += 1
@@ -179,7 +183,7 @@ class AnchorRegistry:
 
         None: done (also when the floor was higher already). Otherwise the anchor below `index`; then nothing changed.
         """
-        _checked(index)
+        index = _checked(index)
         with self._change():
             lowest = self._lowest()
             if lowest is not None and lowest._index < index:
@@ -208,6 +212,7 @@ class AnchorRegistry:
 
     # -- called by Anchor ----------------------------------------------------------------------------------------------
     def _move(self, anchor: Anchor, index: int) -> None:
+        index = _checked(index)
         with self._change():
             if anchor._registry() is not self:      # released by another thread meanwhile
                 raise _released(anchor)
@@ -266,11 +271,12 @@ class AnchorRegistry:
         return anchor
 
     def _require_kept(self, index: int) -> None:
-        if _checked(index) < self._floor:
+        if index < self._floor:
             raise Collected(f"operation {index} cannot be held: operations below {self._floor} are collected")
 
 
 def _checked(index: int) -> int:
+    index = whole_number(index, "the index of an operation")
     if index < 0:
         raise InvalidArgument(f"{index} is no index of an operation: it is negative")
     return index
