@@ -144,7 +144,8 @@ class IndexReader:
             self._open.move_to_end(chunk)
             return self._open[chunk]
         try:
-            descriptor = os.open(self._path(chunk), os.O_RDONLY | os.O_CLOEXEC)
+            # O_NONBLOCK: a pipe of this name must not hold us up.
+            descriptor = os.open(self._path(chunk), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

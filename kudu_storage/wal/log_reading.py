@@ -195,7 +195,11 @@ class LogReading:
         with open_segment(self.path_of(facts.sequence)) as segment:
             if segment.v1 or self._replaced.of_closed(segment, segments) is not None:
                 return False
-            places = self._places_of(segment, first, last, self._index.slots(first, last))
+            try:
+                slots = self._index.slots(first, last)
+            except DiskError:               # it is a hint: the segment tells too
+                slots = bytes((last - first + 1) * SLOT_BYTES)
+            places = self._places_of(segment, first, last, slots)
             if places.unknown:
                 places = self._places_of(segment, first, last, _read_slots(segment, first, last))
         self._places.add(places)

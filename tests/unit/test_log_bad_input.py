@@ -174,6 +174,16 @@ def test_what_has_a_segments_name_and_is_no_file_is_told_and_stays(first: bool, 
         assert os.path.lexists(path)
 
 
+def test_a_pipe_in_the_place_of_the_index_holds_nobody_up(tmp_path: Path) -> None:
+    with Log.open(tmp_path, create=True) as log:
+        log.append_many([b"1", b"2", b"3"]).wait()
+    (tmp_path / "index.000000000").unlink()
+    os.mkfifo(tmp_path / "index.000000000")
+    with Log.open(tmp_path, cache_size=0) as log:
+        assert bytes(log.get(2)) == b"2"
+        assert [bytes(e) for e in log.read(2)] == [b"2", b"3"]
+
+
 # -- afterwards --------------------------------------------------------------------------------------------------------
 def test_a_closed_log_anchors_nothing(tmp_path: Path) -> None:
     log = Log.open(tmp_path, create=True)
