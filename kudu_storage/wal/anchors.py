@@ -15,11 +15,10 @@ may files go.
 """
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, get_args
@@ -149,7 +148,7 @@ class AnchorRegistry:
         if kind not in _KINDS:
             raise InvalidArgument(f"there are no anchors of kind {kind!r}", advice=", ".join(sorted(_KINDS)))
         index = _checked(index)
-        with self._change():
+        with _Change(self):
             self._require_kept(index)
             self._serial += 1
             anchor = Anchor(self, self._serial, index, owner, kind, self._clock())
@@ -166,6 +165,10 @@ class AnchorRegistry:
 
     def lowest(self) -> Anchor | None:
         """The anchor that keeps most."""
+        with self._lock:
+            if not self._changing:
+                with _Change(self):
+                    return self._lowest()
         return next(iter(self._in_order()), None)
 
     def holders(self) -> list[AnchorInfo]:
@@ -184,7 +187,7 @@ class AnchorRegistry:
         None: done (also when the floor was higher already). Otherwise the anchor below `index`; then nothing changed.
         """
         index = _checked(index)
-        with self._change():
+        with _Change(self):
             lowest = self._lowest()
             if lowest is not None and lowest._index < index:
                 return lowest.info()
@@ -192,6 +195,10 @@ class AnchorRegistry:
         return None
 
     def __len__(self) -> int:
+        with self._lock:
+            if not self._changing:
+                with _Change(self):
+                    return len(self._held)
         return len(self._in_order())
 
     def __repr__(self) -> str:
@@ -200,7 +207,7 @@ class AnchorRegistry:
 
     def check(self) -> None:
         """Derive A1 and A2 again. Raises InternalError. Not while another thread is just releasing."""
-        with self._change():
+        with _Change(self):
             for (index, serial), anchor in self._held.items():
                 if (anchor._index, anchor._serial) != (index, serial) \
                         or (anchor._registry() is not self and anchor not in tuple(self._dropped)):
@@ -213,7 +220,7 @@ class AnchorRegistry:
     # -- called by Anchor ----------------------------------------------------------------------------------------------
     def _move(self, anchor: Anchor, index: int) -> None:
         index = _checked(index)
-        with self._change():
+        with _Change(self):
             if anchor._registry() is not self:      # released by another thread meanwhile
                 raise _released(anchor)
             self._require_kept(index)
@@ -230,40 +237,32 @@ class AnchorRegistry:
         if self._lock.acquire(blocking=False):
             try:
                 if not self._changing:
-                    with self._change():
-                        pass
+                    self._changing = True
+                    try:
+                        self._remove_dropped()
+                    finally:
+                        self._changing = False
             finally:
                 self._lock.release()
 
-    # -- the lock ------------------------------------------------------------------------------------------------------
-    @contextlib.contextmanager
-    def _change(self) -> Iterator[None]:
-        """Hold the lock, with all that was released before removed. Raises InvalidArgument where it is held already."""
-        with self._lock:
-            if self._changing:
-                raise InvalidArgument("a finalizer or signal handler changes anchors while they are being changed",
-                                      advice="there, release anchors only")
-            self._changing = True
-            try:
-                while self._dropped:
-                    anchor = self._dropped[0]
-                    self._held.pop((anchor._index, anchor._serial), None)
-                    self._dropped.popleft()
-                yield
-            finally:
-                self._changing = False
+    # -- under the lock ------------------------------------------------------------------------------------------------
+    def _remove_dropped(self) -> None:
+        """With `_changing` set."""
+        while self._dropped:
+            anchor = self._dropped[0]
+            self._held.pop((anchor._index, anchor._serial), None)
+            self._dropped.popleft()
 
     def _in_order(self) -> list[Anchor]:
         """All held anchors by index, then by age."""
         with self._lock:
             if not self._changing:
-                with self._change():
-                    anchors = list(self._held.values())
-            else:       # the order may be half changed; the mapping below it is whole between any two lines
-                anchors = sorted(dict.values(self._held), key=lambda anchor: (anchor._index, anchor._serial))
+                with _Change(self):
+                    return list(self._held.values())
+            # The order may be half changed; the mapping below it is whole between any two lines.
+            anchors = sorted(dict.values(self._held), key=lambda anchor: (anchor._index, anchor._serial))
         return [anchor for anchor in anchors if anchor.held]
 
-    # -- under the lock ------------------------------------------------------------------------------------------------
     def _lowest(self) -> Anchor | None:
         if not self._held:
             return None
@@ -275,8 +274,39 @@ class AnchorRegistry:
             raise Collected(f"operation {index} cannot be held: operations below {self._floor} are collected")
 
 
+class _Change:
+    """Holds a registry's lock, with all that was released before removed. Entering raises InvalidArgument within another
+    change, which a finalizer or signal handler interrupted."""
+
+    __slots__ = ("_registry",)
+
+    def __init__(self, registry: AnchorRegistry) -> None:
+        self._registry = registry
+
+    def __enter__(self) -> None:
+        registry = self._registry
+        registry._lock.acquire()
+        if registry._changing:
+            registry._lock.release()
+            raise InvalidArgument("a finalizer or signal handler changes anchors while they are being changed",
+                                  advice="there, release anchors only")
+        registry._changing = True
+        try:
+            if registry._dropped:
+                registry._remove_dropped()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._registry._changing = False
+        self._registry._lock.release()
+
+
 def _checked(index: int) -> int:
-    index = whole_number(index, "the index of an operation")
+    if type(index) is not int:
+        index = whole_number(index, "the index of an operation")
     if index < 0:
         raise InvalidArgument(f"{index} is no index of an operation: it is negative")
     return index
