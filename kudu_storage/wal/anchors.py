@@ -275,8 +275,10 @@ class AnchorRegistry:
 
 
 class _Change:
-    """Holds a registry's lock, with all that was released before removed. Entering raises InvalidArgument within another
-    change, which a finalizer or signal handler interrupted."""
+    """Holds a registry's lock, with all that was released before removed.
+
+    Entering raises InvalidArgument within another change, which a finalizer or signal handler interrupted.
+    """
 
     __slots__ = ("_registry",)
 
