@@ -68,6 +68,10 @@ class InvalidArgument(KuduStorageError, ValueError):
     fault = "caller"
 
 
+class WrongType(InvalidArgument, TypeError):
+    """An argument of a type that has no meaning there."""
+
+
 class NotFound(KuduStorageError, FileNotFoundError):
     """The named file, tablet, table or column does not exist."""
 

@@ -46,7 +46,8 @@ class EntryIterator(Generic[_T]):
 
     source(index) gives the next part, which holds `index` and perhaps others: a batch of the cache; a chunk, and the
     index from which on later segments replace its operations; or entries that were looked through already. It raises
-    when there is none.
+    when there is none. If it has a method missing(index, found, offset), operations follow each other without a gap:
+    else what this returns is raised, where `found` (in the batch at this offset of the segment) stands for `index`.
     """
 
     def __init__(self, source: Callable[[int], CachedBatch | tuple[BatchChunk, int] | list[Entry]], index: int,

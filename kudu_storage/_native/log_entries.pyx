@@ -180,6 +180,7 @@ cdef class EntryIterator:
     """See log_entries.pyi."""
 
     cdef object source
+    cdef object missing         # of the source: the error of operations that should be there; None: jumps are no error
     cdef bint as_bytes
     cdef bint ended
     cdef bint asking            # the source, which may let other threads run
@@ -197,6 +198,7 @@ cdef class EntryIterator:
 
     def __init__(self, source, int64_t index, int64_t end, max_bytes=None, *, bint as_bytes=False):
         self.source = source
+        self.missing = getattr(source, "missing", None)
         self.index = index
         self.end = end
         self.left = INT64_MAX if max_bytes is None else min(max(max_bytes, 0), INT64_MAX)
@@ -218,6 +220,8 @@ cdef class EntryIterator:
                     break
                 if found.type != ENTRY_REPLICATE or found.index < self.index or found.index >= self.below:
                     continue
+                if found.index > self.index and self.missing is not None:
+                    raise self.hole(found.index)
                 if found.index > self.end:
                     self.ended = True
                     break
@@ -232,6 +236,8 @@ cdef class EntryIterator:
             if self.made is not None and self.made_next < PyList_GET_SIZE(self.made):
                 entry = <Entry> PyList_GET_ITEM(self.made, self.made_next)
                 self.made_next += 1
+                if entry.index > self.index and self.missing is not None:
+                    raise self.hole(entry.index)
                 if entry.index > self.end:
                     break
                 self.took(entry.index, entry.size)
@@ -280,11 +286,35 @@ cdef class EntryIterator:
             self.batch = 0
         return True
 
+    cdef object hole(self, int64_t found):
+        """The error: the next operation that counts is `found`. Who calls again makes the source look again."""
+        cdef object chunk = self.chunk, offset = None
+        if self.made is not None:
+            chunk = (<Entry> PyList_GET_ITEM(self.made, self.made_next - 1)).owner
+        if isinstance(chunk, BatchChunk):
+            offset = _offset_of(chunk, found)
+        self.owner = self.chunk = self.made = None
+        self.cursor = cursor_of(NULL, 0)
+        return self.missing(self.index, found, offset)
+
     cdef int end_now(self) except -1:
         self.ended = True
-        self.source = self.owner = self.chunk = self.made = None
+        self.source = self.missing = self.owner = self.chunk = self.made = None
         self.cursor = cursor_of(NULL, 0)
         return 0
+
+
+cdef object _offset_of(BatchChunk chunk, int64_t index):
+    """In the segment, of the last batch of the chunk that holds this operation."""
+    cdef Cursor cursor
+    cdef Found found
+    cdef Py_ssize_t i
+    for i in range(chunk.count - 1, -1, -1):
+        cursor = cursor_of(chunk.data + chunk.batches[i].data_offset, chunk.batches[i].data_bytes)
+        while take_entry(&cursor, &found) == 1:
+            if found.type == ENTRY_REPLICATE and found.index == index:
+                return chunk.batches[i].file_offset
+    return None
 
 
 def chunk_entries(BatchChunk chunk not None, int64_t from_index=1, int64_t below=INT64_MAX, cuts=None):

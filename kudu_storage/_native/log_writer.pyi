@@ -1,5 +1,7 @@
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, final
+
+from typing_extensions import Buffer
 
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.log_entries import CachedBatch
@@ -29,8 +31,8 @@ class LogAppender:
     """What a Log does once a batch: its base class."""
 
     _writer: LogWriter
-    def append(self, payload: bytes) -> Append: ...
-    def append_many(self, payloads: list[bytes]) -> Append: ...
+    def append(self, payload: Buffer) -> Append: ...
+    def append_many(self, payloads: Iterable[Buffer]) -> Append: ...
 
 class LogWriter:
     """The one writer of a log's folder."""

@@ -37,7 +37,7 @@ from kudu_storage._native.log_batch import kept_bytes
 from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.errors import (
-    BadFormat, InvalidArgument, LogBackpressure, LogClosed, LogPoisoned, NoSpace, WaitTimeout,
+    BadFormat, InvalidArgument, LogBackpressure, LogClosed, LogPoisoned, NoSpace, WaitTimeout, WrongType,
 )
 
 cdef extern from "Python.h":
@@ -204,6 +204,38 @@ cdef object _too_large(size_t size, size_t limit):
     return InvalidArgument(f"a batch of {size} bytes is above the limit of {limit}", advice="several smaller batches")
 
 
+# -- arguments ---------------------------------------------------------------------------------------------------------
+cdef bytes _as_bytes(payload):
+    try:
+        return bytes(memoryview(payload))
+    except (TypeError, ValueError, BufferError) as error:
+        raise WrongType(f"a payload is bytes or another buffer, not {type(payload).__name__}: {error}") from None
+
+
+cdef list _as_list(payloads):
+    if not isinstance(payloads, (str, bytes, bytearray, memoryview)):
+        try:
+            return list(payloads)
+        except TypeError:
+            pass
+    raise WrongType(f"a batch is a list of payloads, not {type(payloads).__name__}", advice="append() takes one payload")
+
+
+cdef double _seconds(timeout) except? -1:
+    cdef double seconds
+    try:
+        if isinstance(timeout, (str, bytes, bytearray)):
+            raise TypeError
+        seconds = float(timeout)
+    except OverflowError:
+        seconds = FOREVER_S if timeout > 0 else 0
+    except (TypeError, ValueError):
+        raise WrongType(f"a timeout is a number of seconds or None, not {timeout!r:.80}") from None
+    if seconds != seconds:
+        raise InvalidArgument("a timeout of nan seconds is neither short nor long")
+    return seconds
+
+
 # -- the writer --------------------------------------------------------------------------------------------------------
 cdef class LogWriter:
     """The one writer of a log's folder. Threads may share it: the GIL and the core's mutex serialise appends.
@@ -289,7 +321,7 @@ cdef class LogWriter:
             raise InvalidArgument("a batch has at least one entry")
         for i in range(count):
             if not PyBytes_CheckExact(<object> PyList_GET_ITEM(held, i)):
-                held = [p if type(p) is bytes else bytes(memoryview(p)) for p in payloads]
+                held = [p if type(p) is bytes else _as_bytes(p) for p in payloads]
                 break
         if self.compresses_here and held is payloads:
             held = list(held)       # other threads may run meanwhile
@@ -299,7 +331,7 @@ cdef class LogWriter:
 
     cdef Append append_one(self, payload):
         """append_many() of one."""
-        cdef bytes held = payload if type(payload) is bytes else bytes(memoryview(payload))
+        cdef bytes held = payload if type(payload) is bytes else _as_bytes(payload)
         cdef PyObject* item = <PyObject*> held
         cdef Append token = None
         while token is None:
@@ -499,11 +531,14 @@ cdef class LogWriter:
     cdef int _wait(self, const Epoch* epoch, int64_t serial, int64_t index, timeout) except -1:
         """As core_wait(), with a timeout as people give it, and open to Ctrl-C."""
         cdef int64_t deadline = INT64_MAX
+        cdef double seconds
         cdef TokenState state
         if self.is_foreign():
             return TOKEN_CLOSED
-        if timeout is not None and timeout < FOREVER_S:
-            deadline = monotonic_us() + (<int64_t> (timeout * 1e6) if timeout > 0 else 0)
+        if timeout is not None:
+            seconds = _seconds(timeout)
+            if seconds < FOREVER_S:
+                deadline = monotonic_us() + (<int64_t> (seconds * 1e6) if seconds > 0 else 0)
         while True:
             with nogil:
                 state = core_wait(self.core, epoch, serial, index, deadline, WAIT_SLICE_US)
@@ -746,11 +781,11 @@ cdef class LogAppender:
             raise _not_opened()
         return self._writer.append_one(payload)
 
-    def append_many(self, list payloads not None):
+    def append_many(self, payloads):
         """Queue opaque entries as one batch, acknowledged together. As append()."""
         if self._writer is None:
             raise _not_opened()
-        return self._writer.append_many(payloads)
+        return self._writer.append_many(payloads if type(payloads) is list else _as_list(payloads))
 
 
 cdef object _not_opened():

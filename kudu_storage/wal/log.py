@@ -25,9 +25,10 @@ from kudu_storage.common import types
 from kudu_storage.common.limits import MIB, SEGMENT_HEADER_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import ColumnSchema, Schema
-from kudu_storage.common.sizes import parse_bytes
+from kudu_storage.common.sizes import parse_bytes, whole_number
 from kudu_storage.common.varint import encode_varint
 from kudu_storage.errors import (
+    BadFormat,
     Collected,
     DiskError,
     InternalError,
@@ -39,6 +40,7 @@ from kudu_storage.errors import (
     NotFound,
     NotYetWritten,
     WaitTimeout,
+    WrongType,
 )
 from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor, AnchorRegistry
@@ -58,6 +60,9 @@ _DURABILITIES: Final = {"fsync": 0, "os": 1}
 _NO_CUT: Final = 1 << 63
 _SEQUENCE_BYTES_MAX: Final = 11
 _TABLET_ID_CHARACTERS_MAX: Final = 256
+_SCHEMA_VERSION_MAX: Final = (1 << 32) - 1
+# What the system takes, less the longest name in a log's folder.
+_PATH_BYTES_MAX: Final = 4095 - 64
 _INDEX_MAX: Final = (1 << 62)
 _MEMORY_MAX: Final = 1 << 47
 _INTERVAL_MAX_S: Final = 86_400.0
@@ -72,6 +77,7 @@ class Log(LogAppender):
     def __init__(self, path: str, writer: LogWriter, lock_fd: int, recovered: Recovered, settings: dict[str, Any],
                  disk: Disk) -> None:
         self._path = path
+        self._pid = os.getpid()
         self._writer = writer
         self._lock_fd = lock_fd
         self._disk = disk
@@ -80,14 +86,14 @@ class Log(LogAppender):
         self._mutex = threading.RLock()         # guards the list of segments, collection and truncation
         self._segments = list(recovered.segments)       # closed ones that are kept, by sequence
         self._known_sequence = recovered.sequence       # segments up to it were looked at
-        self._reading = LogReading(path, writer, self._view, self._mutex)
+        self._reading = LogReading(path, writer, self._mutex)
         self._find = self._reading.find                 # of closed segments, those that were asked before
         self.anchors = AnchorRegistry(floor=self._first_index())
         self._followers: weakref.WeakSet[_Follower] = weakref.WeakSet()     # guarded by the mutex
         self._waiters: LoopWaiters | None = None
+        self._waiters_mutex = threading.RLock()         # guards making them, and which writer they serve
         self._attach(writer)
         self._closed = False
-        self._pid = os.getpid()
         self._finalizer = weakref.finalize(self, _close_quietly, writer, lock_fd, self._pid)
 
     # -- opening -------------------------------------------------------------------------------------------------------
@@ -114,10 +120,14 @@ class Log(LogAppender):
         Raises:
             NotFound, LogLocked, CorruptionError, InvalidArgument, DiskError.
         """
-        folder = os.path.abspath(os.fspath(path))
+        folder = _folder(path)
         settings = _settings(durability, segment_size, compression, queue_size, cache_size)
-        if tablet_id is not None and not (tablet_id.isascii() and len(tablet_id) <= _TABLET_ID_CHARACTERS_MAX):
+        _check_types(tablet_id=(tablet_id, str), retention=(retention, RetentionPolicy), schema=(schema, Schema),
+                     disk=(disk, Disk))
+        if tablet_id is not None and not (tablet_id.isascii() and tablet_id.isprintable()
+                                          and 0 < len(tablet_id) <= _TABLET_ID_CHARACTERS_MAX):
             raise InvalidArgument("that is no tablet's id", advice="32 hex digits")
+        header_schema = _header_schema(schema or _opaque_schema(), schema_version)
         settings["retention"] = retention or RetentionPolicy()
         disk = Disk() if disk is None else disk
         _ensure_folder(folder, create, disk)
@@ -128,7 +138,7 @@ class Log(LogAppender):
                 raise InvalidArgument(f"operation {recovered.last} has the last index there is", path=folder)
             settings["tablet_id"] = recovered.tablet_id or (tablet_id or secrets.token_hex(16)).encode()
             settings["schema"] = recovered.schema if schema is None and recovered.schema is not None \
-                else _header_schema(schema or _opaque_schema(), schema_version)
+                else header_schema
             writer = _make_writer(folder, recovered, settings, disk)
             return cls(folder, writer, lock_fd, recovered, settings, disk)
         except BaseException:
@@ -199,7 +209,7 @@ class Log(LogAppender):
     def _append_typed(self, kind: int, messages: tuple[Any, ...], replace: bool) -> Append:
         # An operation is encoded once: bytes are wrapped as they are, and checked by the writer.
         token = self._writer.append_entries(b"".join(
-            _entry_bytes(kind, message if isinstance(message, bytes) else message.SerializeToString())
+            _entry_bytes(kind, message if isinstance(message, bytes) else _serialised(message))
             for message in messages), replace=replace)
         if replace:
             self._reading.replaced(token.first_index)
@@ -222,6 +232,10 @@ class Log(LogAppender):
 
     @term.setter
     def term(self, value: int) -> None:
+        value = whole_number(value, "a term")
+        if value > _INDEX_MAX:
+            raise InvalidArgument(f"term {value} is above all that a log can have")
+        self._require_open()
         self._writer.term = value
 
     @property
@@ -272,7 +286,8 @@ class Log(LogAppender):
         Raises:
             Collected: below the first entry kept. NotYetWritten: above last+1. InvalidArgument: negative. LogClosed.
             While iterating: Collected: collected before it was read. NotYetWritten: entries that were given are
-            truncated by now, so that the rest would be of another history. CorruptionError, DiskError.
+            truncated by now, so that the rest would be of another history. MissingOperations: the log jumps over some.
+            CorruptionError, DiskError.
         """
         return EntryIterator(*self._range(from_index, max_bytes))
 
@@ -286,6 +301,8 @@ class Log(LogAppender):
         Raises:
             Collected: below the first entry kept. NotYetWritten: above the last one. InvalidArgument: not positive.
         """
+        if type(index) is not int:
+            index = whole_number(index, "the index of an entry")
         try:
             entry = self._find(index)
         except OverflowError:
@@ -298,13 +315,13 @@ class Log(LogAppender):
             raise NotYetWritten(f"index {index} is above the last one, {written}", path=self._path)
         if index < 1:
             raise InvalidArgument(f"{index} is no index of an entry")
-        return self._reading.get(self._start(index, written))
+        return self._reading.get(self._start(index, written), self._view)
 
     def _range(self, from_index: int | None, max_bytes: int | str | None) -> tuple[Source, int, int, int | None]:
         self._require_open()
         end = self._writer.written_index
         start = self._start(from_index, end)
-        return self._reading.source(), start, end, None if max_bytes is None else parse_bytes(max_bytes)
+        return self._reading.source(self._view), start, end, None if max_bytes is None else parse_bytes(max_bytes)
 
     def tail(self, from_index: int | None = None, timeout: float | None = None) -> Iterator[Entry]:
         """read() that goes on with what is appended later, as it is acknowledged.
@@ -356,6 +373,7 @@ class Log(LogAppender):
         first = self.first_index
         if from_index is None:
             return first
+        from_index = whole_number(from_index, "the index of an entry")
         if from_index < 0:
             raise InvalidArgument(f"index {from_index} is negative")
         # Index 0 is the empty operation before the first one: reading from it is reading from the log's beginning.
@@ -367,6 +385,7 @@ class Log(LogAppender):
 
     def _view(self) -> tuple[dict[str, Any], list[SegmentFacts]]:
         """The writer's state, and all segments as of then: those closed since the last call are looked at once."""
+        self._require_own()
         with self._mutex:
             state = self._writer.state
             last = state["sequence"] - 1 if state["open"] else state["sequence"]
@@ -394,6 +413,7 @@ class Log(LogAppender):
     # -- keeping and collecting ----------------------------------------------------------------------------------------
     def anchor(self, index: int, owner: str) -> Anchor:
         """Keep entries from `index` on until the anchor is released; a context manager."""
+        self._require_open()
         return self.anchors.register(index, owner)
 
     def gc(self) -> GcResult:
@@ -402,6 +422,7 @@ class Log(LogAppender):
         Raises:
             DiskError: a segment could not be removed; those before it are. LogPoisoned: reopen it. LogClosed.
         """
+        self._require_open()
         with self._mutex:
             self._require_open()
             state, segments = self._view()
@@ -412,7 +433,7 @@ class Log(LogAppender):
                 for sequence in plan.remove:
                     self._remove(sequence)
                 if plan.remove and plan.first_kept_index is not None:
-                    remove_below(self._path, plan.first_kept_index)
+                    remove_below(self._path, plan.first_kept_index, self._disk)
             finally:
                 if plan.remove and plan.first_kept_index is not None:
                     self._reading.collected(plan.first_kept_index)
@@ -445,6 +466,8 @@ class Log(LogAppender):
             Collected: below the first entry kept - 1. NotYetWritten: above the last one. NoSpace: some entries above
             `index` may still be there, and the log goes on behind `last`. LogPoisoned: reopen it.
         """
+        index = whole_number(index, "the index of an entry")
+        self._require_open()
         with self._mutex:
             self._require_open()
             self._writer.flush()
@@ -471,7 +494,7 @@ class Log(LogAppender):
     def _cut(self, index: int) -> None:
         self._writer.close()
         truncate_segments(self._path, index, self._disk)
-        clear_above(self._path, index)
+        clear_above(self._path, index, self._disk)
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -511,8 +534,9 @@ class Log(LogAppender):
         self._writer = self._reading.writer = writer
         self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd, self._pid)
         self._attach(writer)
-        if self._waiters is not None:
-            self._waiters.attach(writer)
+        with self._waiters_mutex:
+            if self._waiters is not None:
+                self._waiters.attach(writer)
 
     def _attach(self, writer: LogWriter) -> None:
         """Let the writer make its waiters when the first token is awaited. It must not keep this object alive."""
@@ -521,16 +545,30 @@ class Log(LogAppender):
         def make_waiters(waited_on: LogWriter) -> None:
             from kudu_storage.wal.log_waiters import LoopWaiters
 
-            waiters = LoopWaiters(waited_on)
             log = me()
-            if log is not None:
-                log._waiters = waiters
+            if log is None:
+                LoopWaiters(waited_on)          # the writer is closed and has no token that waits
+                return
+            with log._waiters_mutex:            # threads may come here together, each with its loop
+                if log._waiters is None:
+                    log._waiters = LoopWaiters(log._writer)
+                if waited_on is log._writer:
+                    log._waiters.attach(waited_on)
+                else:
+                    waited_on.set_async(-1, log._waiters)   # that of before a truncation: closed
 
         writer.waiter_factory = make_waiters
 
     def _require_open(self) -> None:
         if self._closed:
             raise LogClosed("the log is closed", path=self._path)
+        self._require_own()
+
+    def _require_own(self) -> None:
+        """Before any lock: in a child of a fork another thread of the parent may hold it for ever."""
+        if os.getpid() != self._pid:
+            raise LogClosed("the log was opened before a fork", path=self._path,
+                            advice="open the log in the process that uses it")
 
 
 class _Follower:
@@ -547,6 +585,20 @@ def _entry_bytes(kind: int, message: bytes) -> bytes:
     return b"\x0a" + encode_varint(len(entry)) + entry
 
 
+def _serialised(message: Any) -> bytes:
+    from google.protobuf.message import EncodeError
+
+    try:
+        data = message.SerializeToString()
+    except AttributeError:
+        raise WrongType(f"an operation is a message or its bytes, not {type(message).__name__}") from None
+    except EncodeError as error:        # fields that are required are not set
+        raise BadFormat(f"a {type(message).__name__} cannot be serialised: {error}") from error
+    if not isinstance(data, bytes):
+        raise WrongType(f"an operation is a message or its bytes, not {type(message).__name__}")
+    return data
+
+
 def _opaque_schema() -> Schema:
     """The least that a tablet can have: a log of opaque entries has no rows."""
     return Schema((ColumnSchema("index", types.BY_NAME["INT64"], is_key=True, id=10),))
@@ -555,7 +607,7 @@ def _opaque_schema() -> Schema:
 def _settings(durability: str, segment_size: int | str, compression: str, queue_size: int | str,
               cache_size: int | str) -> dict[str, Any]:
     mode, interval = _durability(durability)
-    if compression not in CODECS:
+    if not isinstance(compression, str) or compression not in CODECS:
         raise InvalidArgument(f"there is no compression {compression!r}", advice=", ".join(CODECS))
     size = parse_bytes(segment_size)
     if not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX:
@@ -569,10 +621,12 @@ def _settings(durability: str, segment_size: int | str, compression: str, queue_
 
 
 def _durability(text: str) -> tuple[int, float]:
+    if not isinstance(text, str):
+        raise WrongType(f"durability is text, not {type(text).__name__}", advice='"fsync", "os" or "interval:50ms"')
     if text in _DURABILITIES:
         return _DURABILITIES[text], 0.0
     name, _, interval = text.partition(":")
-    if name == "interval":
+    if name == "interval" and interval.isascii():
         for suffix, factor in (("ms", 1e-3), ("s", 1.0)):
             number = interval.removesuffix(suffix)
             if number != interval and number.replace(".", "", 1).isdecimal() \
@@ -604,9 +658,32 @@ def _header_parts(tablet_id: bytes, codec: int, schema: bytes) -> tuple[bytes, b
 
 
 def _header_schema(schema: Schema, version: int) -> bytes:
+    version = whole_number(version, "a schema's version")
+    if not 0 <= version <= _SCHEMA_VERSION_MAX:
+        raise InvalidArgument(f"a schema's version cannot be {version}")
     header: Any = message_class("kudu.log.LogSegmentHeaderPB")(schema_version=version)
     schema.to_pb(header.schema)
     return bytes(header.SerializePartialToString())
+
+
+def _folder(path: str | os.PathLike[str]) -> str:
+    try:
+        folder = os.fsdecode(path)
+    except TypeError:
+        raise WrongType(f"a path is text, not {type(path).__name__}") from None
+    if not folder or "\0" in folder:
+        raise InvalidArgument(f"{folder!r:.80} is no path of a folder")
+    folder = os.path.abspath(folder)
+    if len(os.fsencode(folder)) > _PATH_BYTES_MAX:
+        raise InvalidArgument(f"a path of {len(folder)} characters is too long", advice="a folder nearer the root")
+    return folder
+
+
+def _check_types(**arguments: tuple[object, type]) -> None:
+    """By name: what was given, and its type unless it is None."""
+    for name, (value, kind) in arguments.items():
+        if value is not None and not isinstance(value, kind):
+            raise WrongType(f"{name} is a {kind.__name__}, not {type(value).__name__}")
 
 
 def _ensure_folder(folder: str, create: bool, disk: Disk) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NamedTuple
 
+from kudu_storage._native.disk import Disk
 from kudu_storage._native.log_index import SLOT_BYTES, SlotCollector
 from kudu_storage.errors import BadFormat, DiskError, InvalidArgument, NotFound
 from kudu_storage.fs.pb_container import sync_directory
@@ -143,7 +144,8 @@ class IndexReader:
             self._open.move_to_end(chunk)
             return self._open[chunk]
         try:
-            descriptor = os.open(self._path(chunk), os.O_RDONLY | os.O_CLOEXEC)
+            # O_NONBLOCK: a pipe of this name must not hold us up.
+            descriptor = os.open(self._path(chunk), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -389,48 +391,44 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 # -- cutting -----------------------------------------------------------------------------------------------------------
-def clear_above(directory: str | os.PathLike[str], index: int) -> None:
-    """No slot above `index` is left, durably: for a log that was truncated.
+def clear_above(directory: str | os.PathLike[str], index: int, disk: Disk | None = None) -> None:
+    """No slot above `index` is left, durably: for a log that was truncated. disk: the file system.
 
     Chunks that lie wholly above it are removed, the last one first. Raises InvalidArgument, NotFound, DiskError.
     """
     if index < 0:
         raise InvalidArgument(f"{index} is no index of an operation: it is negative")
     folder, first = os.fspath(directory), index + 1
-    chunks = list_chunks(folder)
-    try:
-        for chunk in reversed([c for c in chunks if c > chunk_of(first)]):
-            os.unlink(os.path.join(folder, chunk_name(chunk)))
-        if chunk_of(first) in chunks:
-            _clear_chunk_from(os.path.join(folder, chunk_name(chunk_of(first))), slot_offset(first))
-        sync_directory(folder)
-    except OSError as error:
-        if isinstance(error, DiskError):
-            raise
-        raise _disk_error("cannot cut the log index", error, folder) from error
+    chunks, disk = list_chunks(folder), Disk() if disk is None else disk
+    for chunk in reversed([c for c in chunks if c > chunk_of(first)]):
+        disk.unlink(os.path.join(folder, chunk_name(chunk)))
+    if chunk_of(first) in chunks:
+        _clear_chunk_from(os.path.join(folder, chunk_name(chunk_of(first))), slot_offset(first), disk)
+    disk.sync_dir(folder)
 
 
-def _clear_chunk_from(path: str, offset: int) -> None:
+def _clear_chunk_from(path: str, offset: int, disk: Disk) -> None:
     """Zeros from `offset` on, by giving the space back. A file that a crash leaves cut short reads the same."""
-    with _opened(path) as descriptor:
-        if os.fstat(descriptor).st_size > offset:
-            os.ftruncate(descriptor, offset)
-        os.ftruncate(descriptor, CHUNK_BYTES)
-        os.fsync(descriptor)
+    fd = disk.open(path, os.O_RDWR)
+    try:
+        if os.fstat(fd).st_size > offset:
+            disk.truncate(fd, offset)
+        disk.truncate(fd, CHUNK_BYTES)
+        disk.sync(fd, path)
+    finally:
+        disk.close(fd)
 
 
-def remove_below(directory: str | os.PathLike[str], first_kept_index: int) -> list[str]:
+def remove_below(directory: str | os.PathLike[str], first_kept_index: int, disk: Disk | None = None) -> list[str]:
     """Remove the chunks without any slot from `first_kept_index` on, as Kudu does after a collection; their names.
 
     Not synced: a chunk that comes back after a crash only says where things were. Raises NotFound, DiskError.
     """
     folder = os.fspath(directory)
     names = [chunk_name(chunk) for chunk in list_chunks(folder) if chunk < chunk_of(first_kept_index)]
-    try:
-        for name in names:
-            os.unlink(os.path.join(folder, name))
-    except OSError as error:
-        raise _disk_error("cannot remove a chunk of the log index", error, folder) from error
+    disk = Disk() if disk is None else disk
+    for name in names:
+        disk.unlink(os.path.join(folder, name))
     return names
 
 

@@ -19,7 +19,14 @@ from kudu_storage._native.log_lookup import Places, SegmentPlaces
 from kudu_storage._native.log_replaced import Cuts
 from kudu_storage._native.log_writer import LogWriter
 from kudu_storage._native.segment import BatchChunk, SegmentScanner
-from kudu_storage.errors import Collected, CorruptionError, DiskError, NotYetWritten
+from kudu_storage.errors import (
+    Collected,
+    CorruptionError,
+    DiskError,
+    KuduStorageError,
+    MissingOperations,
+    NotYetWritten,
+)
 from kudu_storage.wal.log_index import IndexReader
 from kudu_storage.wal.log_replaced import INT64_MAX, ReplacedOperations, cuts_of, owner_of
 from kudu_storage.wal.reader import Segment, open_segment
@@ -39,7 +46,8 @@ class Place:
     """Where to read.
 
     offset: of the batch, if the dense index tells. below: from this index on later segments replace its operations.
-    cuts: where it replaces its own. facts: what is known of the segment.
+    cuts: where it replaces its own. facts: what is known of the segment. written: the log's last acknowledged operation
+    at that time.
     """
 
     segment: Segment
@@ -47,20 +55,22 @@ class Place:
     below: int
     cuts: Cuts | None
     facts: SegmentFacts
+    written: int
 
 
 class LogReading:
     """What reading a log needs besides its writer. Any thread.
 
+    It does not refer to the log, which has it: a log that nobody refers to must go at once. So the log's state (the
+    writer's, and the segments as of then) is asked for with a `view` that who reads brings along: it keeps the log.
+
     Args:
-        view: the writer's state, and the segments as of then.
         mutex: no cut and no collection changes the files while it is held.
     """
 
-    def __init__(self, path: str, writer: LogWriter, view: View, mutex: AbstractContextManager[bool]) -> None:
+    def __init__(self, path: str, writer: LogWriter, mutex: AbstractContextManager[bool]) -> None:
         self.path = path
         self.writer = writer            # of now: a truncation makes another
-        self._view = view
         self._mutex = mutex
         self._index = IndexReader(path)
         self._replaced = ReplacedOperations()
@@ -111,15 +121,15 @@ class LogReading:
         self._places.clear()
 
     # -- reading -------------------------------------------------------------------------------------------------------
-    def source(self) -> Source:
-        return Source(self)
+    def source(self, view: View) -> Source:
+        return Source(self, view)
 
-    def get(self, index: int) -> Entry:
+    def get(self, index: int, view: View) -> Entry:
         """An acknowledged operation. Raises Collected, CorruptionError, DiskError."""
         with self._mutex:
-            if self._add_places(index) and (entry := self.find(index)) is not None:
+            if self._add_places(index, view) and (entry := self.find(index)) is not None:
                 return entry
-        for entry in EntryIterator(Source(self), index, index):
+        for entry in EntryIterator(Source(self, view), index, index):
             return entry
         raise self.gone(index)
 
@@ -127,10 +137,10 @@ class LogReading:
         return Collected(f"index {index} is not in the log any more", path=self.path,
                          advice="it was collected or truncated while it was read")
 
-    def locate(self, index: int) -> Place | None:
+    def locate(self, index: int, view: View) -> Place | None:
         """Where `index` is. None: no segment holds it. The caller closes the segment."""
         with self._mutex:
-            state, segments = self._view()
+            state, segments = view()
             owner = owner_of(index, segments)
             if owner is None:
                 return None
@@ -143,7 +153,7 @@ class LogReading:
                 cuts = cuts_of(segment) if state["segment_replacements"] else None
             else:
                 cuts = self._replaced.of_closed(segment, segments)
-            return Place(segment, self._hint(segment, index, below, cuts), below, cuts, facts)
+            return Place(segment, self._hint(segment, index, below, cuts), below, cuts, facts, state["written_index"])
         except BaseException:
             segment.close()
             raise
@@ -167,11 +177,11 @@ class LogReading:
         return slot.offset if entries and entries[0].index == index else None
 
     # -- places of closed segments -------------------------------------------------------------------------------------
-    def _add_places(self, index: int) -> bool:
+    def _add_places(self, index: int, view: View) -> bool:
         """Learn where the closed segment that has `index` has its operations. False: nothing was learnt."""
         if self._places.covers(index):
             return False
-        _, segments = self._view()
+        _, segments = view()
         owner = owner_of(index, segments)
         if owner is None or owner[0].is_open:
             return False
@@ -185,7 +195,11 @@ class LogReading:
         with open_segment(self.path_of(facts.sequence)) as segment:
             if segment.v1 or self._replaced.of_closed(segment, segments) is not None:
                 return False
-            places = self._places_of(segment, first, last, self._index.slots(first, last))
+            try:
+                slots = self._index.slots(first, last)
+            except DiskError:               # it is a hint: the segment tells too
+                slots = bytes((last - first + 1) * SLOT_BYTES)
+            places = self._places_of(segment, first, last, slots)
             if places.unknown:
                 places = self._places_of(segment, first, last, _read_slots(segment, first, last))
         self._places.add(places)
@@ -216,13 +230,20 @@ def _read_slots(segment: Segment, first: int, last: int) -> bytes:
     return bytes(found)
 
 
+def _intact(index: int) -> dict[str, str]:
+    return {"intact": f"everything up to index {index - 1}",
+            "advice": "restore what is missing, or take the replica from a peer"}
+
+
 class Source:
     """Parts of a log in order, for an EntryIterator. One thread at a time. Lets go of its segment at the latest when it
     goes itself."""
 
-    def __init__(self, reading: LogReading) -> None:
+    def __init__(self, reading: LogReading, view: View) -> None:
         self._reading = reading
+        self._view = view               # refers to the log, which stays while it is read
         self._place: Place | None = None
+        self._read: Place | None = None         # the last one that was read to its end (its file is closed)
         self._scanner: SegmentScanner | None = None
         self._chunk_bytes = CHUNK_BYTES
         self._asked = -1
@@ -254,12 +275,12 @@ class Source:
             if self._scanner is not None and (part := self._next_chunk(index)) is not None:
                 return part
             if index == self._asked:
-                raise self._reading.gone(index)     # where it was said to be it is not
+                raise self._absent(index)
             self._asked = index
             batch = self._reading.writer.cached(index)
             if batch is not None:
                 return batch
-            self._place = self._reading.locate(index)
+            self._place = self._reading.locate(index, self._view)
             if self._place is None:
                 raise self._reading.gone(index)
             offset = self._place.offset
@@ -275,9 +296,30 @@ class Source:
             return (chunk, place.below) if place.cuts is None else chunk_entries(chunk, index, place.below, place.cuts)
         error = place.segment.error_of(scanner)
         self.close()
+        self._read = place
         if error is not None:
             raise error
         return None
+
+    def missing(self, index: int, found: int, offset: int | None) -> CorruptionError:
+        """The error when `found` comes where `index` should: no log jumps. (One that goes back replaces.)"""
+        segment = self._place.segment if self._place is not None else None
+        self.close()
+        self._asked = -1            # who asks again is told again
+        last = f"operation {index}" if found == index + 1 else f"operations {index} to {found - 1}"
+        return MissingOperations(
+            f"{last} should come before operation {found}, and {'is' if found == index + 1 else 'are'} missing",
+            path=segment.path if segment is not None else self._reading.path,
+            segment=segment.sequence if segment is not None else None, offset=offset, **_intact(index))
+
+    def _absent(self, index: int) -> KuduStorageError:
+        """The error when an operation is not where it was said to be."""
+        place, self._asked = self._read, -1
+        if place is None or index > place.written:
+            return self._reading.gone(index)        # replaced by a shorter history while it was read
+        return MissingOperations(
+            f"operation {index} is missing at the segment's end: it should hold those up to {place.facts.last_index}",
+            path=place.segment.path, segment=place.facts.sequence, offset=place.segment.end_offset, **_intact(index))
 
     def close(self) -> None:
         if self._place is not None:

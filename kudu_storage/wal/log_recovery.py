@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 import struct
 import time
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from kudu_storage.common.opid import MINIMUM_OPID, OpId
 from kudu_storage.errors import (
     BadFormat,
     CorruptionError,
+    DiskError,
     InvalidArgument,
+    KuduStorageError,
     LimitExceeded,
     MissingOperations,
 )
@@ -58,8 +61,19 @@ def recover(directory: str, disk: Disk, *, tablet_id: bytes | None = None) -> Re
 
     Raises:
         CorruptionError: damage before good entries, or a segment or operations missing in the middle.
-        InvalidArgument: the log is another tablet's.
+        InvalidArgument: the log is another tablet's. DiskError.
     """
+    try:
+        return _recover(directory, disk, tablet_id)
+    except OSError as error:
+        if isinstance(error, KuduStorageError):
+            raise
+        failed = DiskError(f"cannot read the log: {error.strerror}", path=error.filename or directory)
+        failed.errno = error.errno
+        raise failed from error
+
+
+def _recover(directory: str, disk: Disk, tablet_id: bytes | None) -> Recovered:
     opened: list[Segment] = []
     try:
         files = list_segments(directory)
@@ -95,6 +109,8 @@ def _open(file: SegmentFile, is_last: bool) -> Segment:
 
 
 def _is_all_zeros(path: str) -> bool:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return False                # a pipe, a folder: whoever opens it finds the words
     with open(path, "rb") as file:
         while piece := file.read(_PIECE_BYTES):
             if piece.strip(b"\0"):

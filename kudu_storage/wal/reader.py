@@ -218,7 +218,8 @@ def open_segment(path: str | os.PathLike[str], *, ignore_footer: bool = False) -
     """
     name = os.fspath(path)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        # O_NONBLOCK: a pipe with a segment's name must not hold us up.
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise NotFound("there is no such segment file", path=name) from error
     except OSError as error:

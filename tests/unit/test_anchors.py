@@ -1,8 +1,10 @@
 """Who holds the log: order, times, the floor, typed errors, threads."""
 from __future__ import annotations
 
+import gc
 import json
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -207,6 +209,139 @@ def test_an_anchor_and_the_floor_never_both_win() -> None:
         collected = registry.raise_floor(6) is None
         thread.join()
         assert outcome["anchored"] is not collected
+
+
+# -- finalizers: the collector can run in any line ---------------------------------------------------------------------
+class Holder:
+    """Lets go of its anchor when it is collected, as a rowset or a reader that nobody closed does."""
+
+    def __init__(self, anchor: Anchor, and_then: Callable[[], object] = lambda: None) -> None:
+        self.anchor, self.and_then = anchor, and_then
+        self.me = self          # so that only the collector finds it
+
+    def __del__(self) -> None:
+        self.anchor.release()
+        self.and_then()
+
+
+def in_time(work: Callable[[], None]) -> None:
+    """Run it in a thread, which a deadlock must not keep."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "it waits for itself"
+    if errors:
+        raise errors[0]
+
+
+class CollectingClock:
+    """The registry asks for the time with its lock held: then the collector runs."""
+
+    def __init__(self) -> None:
+        self.garbage: list[Holder] = []
+
+    def __call__(self) -> float:
+        self.garbage.clear()
+        gc.collect()
+        return 1.0
+
+
+def test_a_finalizer_that_interrupts_the_registry_lets_go_of_its_anchor() -> None:
+    def work() -> None:
+        clock = CollectingClock()
+        registry = AnchorRegistry(clock=clock)
+        first, seen = registry.register(1, "first"), []
+
+        def ask() -> None:
+            seen.append((len(registry), [info.index for info in registry.holders()], registry.lowest()))
+
+        clock.garbage.append(Holder(first, ask))
+        second = registry.register(2, "second")         # the collector releases the first one here
+        assert (first.held, first.release()) == (False, False)
+        assert seen == [(0, [], None)]
+        clock.garbage.append(Holder(second, ask))
+        third = registry.register(3, "third")
+        clock.garbage.append(Holder(registry.register(4, "fourth"), ask))
+        third.move_to(9)                                # and one here
+        assert [info.index for info in registry.holders()] == [9]
+        assert seen[1:] == [(0, [], None), (1, [3], third)]
+        assert registry.raise_floor(9) is None
+        registry.check()
+
+    in_time(work)
+
+
+@pytest.mark.parametrize("change", [lambda r, a: r.register(5, "x"), lambda r, a: a.move_to(7),
+                                    lambda r, a: r.raise_floor(1)])
+def test_a_finalizer_that_interrupts_the_registry_cannot_change_it(
+        change: Callable[[AnchorRegistry, Anchor], object]) -> None:
+    def work() -> None:
+        clock, refused = CollectingClock(), []
+        registry = AnchorRegistry(clock=clock)
+        anchor = registry.register(3, "mine")
+
+        def attempt() -> None:
+            with pytest.raises(InvalidArgument, match="finalizer"):
+                change(registry, anchor)
+            refused.append(True)
+
+        clock.garbage.append(Holder(registry.register(1, "goes"), attempt))
+        registry.register(2, "stays")
+        assert refused == [True]
+        assert [info.index for info in registry.holders()] == [2, 3]
+        registry.check()
+
+    in_time(work)
+
+
+def test_the_collector_may_run_at_every_allocation() -> None:
+    def work() -> None:
+        registry = AnchorRegistry()
+        kept = [registry.register(i, "kept") for i in range(0, 3000, 3)]
+        before = gc.get_threshold()
+        gc.set_threshold(1)
+        try:
+            for step in range(3000):
+                Holder(registry.register(step, "garbage"))
+                kept[step % 1000].move_to(step)
+                registry.raise_floor(0)
+                if step % 50 == 0:
+                    registry.holders()
+                    registry.lowest()
+        finally:
+            gc.set_threshold(*before)
+        gc.collect()
+        registry.check()
+        assert [info.index for info in registry.holders()] == sorted(anchor.index for anchor in kept)
+
+    in_time(work)
+
+
+def test_an_anchor_is_released_exactly_once_by_whoever_comes_first() -> None:
+    registry = AnchorRegistry()
+    for _ in range(100):
+        anchor, start, won = registry.register(1, "shared"), threading.Barrier(4), []
+
+        def release(anchor: Anchor = anchor, start: threading.Barrier = start, won: list[bool] = won) -> None:
+            start.wait()
+            won.append(anchor.release())
+
+        threads = [threading.Thread(target=release) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(won) == [False, False, False, True]
+        assert len(registry) == 0
+    registry.check()
 
 
 class RegistryMachine(RuleBasedStateMachine):

@@ -2,9 +2,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import sys
 import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import pytest
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
 from kudu_storage._native.log_writer import Append
-from kudu_storage.errors import InvalidArgument, LogPoisoned, NoSpace
+from kudu_storage.errors import InvalidArgument, LogClosed, LogPoisoned, NoSpace
 
 DEADLINE_S = 60.0
 
@@ -127,6 +131,124 @@ def test_a_token_pending_in_one_loop_is_refused_in_another_and_settled_by_wait(t
             assert await asyncio.to_thread(token.wait, 30) is token
 
         run(main())
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Threads change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def in_loops(count: int, main: Callable[[int], Coroutine[Any, Any, None]]) -> list[threading.Thread]:
+    """Threads that have begun, each with an event loop for main(its number)."""
+    threads = [threading.Thread(target=lambda number=number: run(main(number)), daemon=True)  # type: ignore[misc]
+               for number in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("switching")
+def test_of_loops_that_await_the_first_token_together_one_is_told_and_the_others_refused(tmp_path: Path) -> None:
+    for turn in range(60):
+        disk, start = RecordingDisk(), threading.Barrier(3)
+        told, refused = [], []
+
+        with Log.open(tmp_path / str(turn), create=True, disk=disk) as log:
+            async def main(number: int, log: Log = log, told: list[int] = told, refused: list[int] = refused,
+                           start: threading.Barrier = start) -> None:
+                token = log.append(b"x")
+                start.wait()
+                try:
+                    await token
+                    told.append(number)
+                except InvalidArgument:
+                    refused.append(number)
+
+            disk.hold("write")
+            threads = in_loops(3, main)
+            end = time.monotonic() + DEADLINE_S
+            while len(refused) < 2 and time.monotonic() < end:
+                os.sched_yield()
+            disk.release()
+            join(threads)
+            assert (len(told), len(refused)) == (1, 2)
+            run(_wait(log.append(b"and the log serves the next one")))
+
+
+@pytest.mark.usefixtures("switching")
+def test_loops_that_await_by_turns_lose_no_token_and_no_descriptor(tmp_path: Path) -> None:
+    gc.collect()
+    descriptors, refused = len(os.listdir("/proc/self/fd")), 0
+    for durability in ("os", "fsync"):
+        with Log.open(tmp_path / durability, create=True, durability=durability) as log:
+            async def main(number: int, log: Log = log) -> None:
+                nonlocal refused
+                for _ in range(150):
+                    token = log.append(b"%d" % number)
+                    try:
+                        await token
+                    except InvalidArgument:
+                        refused += 1
+                        token.wait(DEADLINE_S)
+                    assert token.done
+
+            join(in_loops(4, main))
+            assert log.last.index == 600
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.usefixtures("switching")
+def test_a_first_await_beside_a_truncation_or_a_close_ends(tmp_path: Path) -> None:
+    for turn in range(60):
+        start = threading.Barrier(2)
+        log = Log.open(tmp_path / str(turn), create=True)
+        log.append_many([b"1", b"2"]).wait()
+        tokens = [log.append(b"x")]
+
+        async def main(number: int, log: Log = log, tokens: list[Append] = tokens,
+                       start: threading.Barrier = start) -> None:
+            start.wait()
+            await tokens[0]
+            with contextlib.suppress(LogClosed):
+                await log.append(b"y")
+
+        threads = in_loops(1, main)
+        start.wait()
+        if turn % 2:
+            log.truncate_after(1)
+            log.append(b"z").wait()
+        else:
+            log.close()
+        join(threads)
+        log.close()
+
+
+def test_a_loop_that_ended_without_being_closed_gives_the_log_to_the_next(tmp_path: Path) -> None:
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        with Log.open(tmp_path, create=True) as log:
+            for turn in range(6):
+                loop = (first, second)[turn % 2]
+                loop.run_until_complete(asyncio.wait_for(_wait(log.append(b"x")), DEADLINE_S))
+                task = loop.create_task(_wait(log.append(b"y")))
+                task.cancel()       # a future that nobody waits for any more holds nothing
+                loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    finally:
+        first.close()
+        second.close()
 
 
 def test_a_loop_closed_with_tokens_pending_does_no_harm(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import threading
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_log import random_log
 
+from kudu_storage import Log
+from kudu_storage._native.disk import RecordingDisk
 from kudu_storage._native.log_index import SLOT_BYTES, SlotCollector
 from kudu_storage.errors import BadChecksum, BadFormat, DiskError, InvalidArgument, NotFound
 from kudu_storage.protos import message_class
@@ -570,6 +573,69 @@ def test_chunks_below_what_is_kept_go_only_as_a_whole(tmp_path: Path) -> None:
     assert remove_below(tmp_path, SLOTS_PER_CHUNK - 1) == []
     assert remove_below(tmp_path, 2 * SLOTS_PER_CHUNK - 1) == ["index.000000000"]
     assert list_chunks(tmp_path) == [1, 2]
+
+
+def calls_of(disk: RecordingDisk) -> list[tuple[str, str]]:
+    """(kind, name of the file or folder)."""
+    names: dict[int, str] = {}
+    found = []
+    for kind, fd, status, _, _, _, data in disk.calls():
+        if kind == "open" and status >= 0:
+            names[status] = os.path.basename(data.decode())
+        found.append((kind, names[fd] if fd in names else os.path.basename(data.decode())))
+    return found
+
+
+def test_cutting_goes_through_the_disk(tmp_path: Path) -> None:
+    for chunk in (0, 1, 2):
+        put_slot(tmp_path / chunk_name(chunk), 5, (1, 1, 99))
+    disk = RecordingDisk()
+    clear_above(tmp_path, 3, disk)
+    assert calls_of(disk) == [
+        ("unlink", chunk_name(2)), ("unlink", chunk_name(1)), ("open", chunk_name(0)), ("truncate", chunk_name(0)),
+        ("truncate", chunk_name(0)), ("sync", chunk_name(0)), ("close", chunk_name(0)), ("sync_dir", tmp_path.name)]
+    assert list_chunks(tmp_path) == [0]
+
+
+def test_removing_chunks_goes_through_the_disk(tmp_path: Path) -> None:
+    for chunk in (0, 1):
+        put_slot(tmp_path / chunk_name(chunk), 5, (1, 1, 99))
+    disk = RecordingDisk()
+    disk.fail("unlink", 1, errno.EIO)
+    with pytest.raises(DiskError, match=chunk_name(0)):
+        remove_below(tmp_path, SLOTS_PER_CHUNK, disk)
+    assert remove_below(tmp_path, SLOTS_PER_CHUNK, disk) == [chunk_name(0)]
+    assert calls_of(disk)[-1] == ("unlink", chunk_name(0))
+    assert list_chunks(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("call", ["open", "truncate", "sync", "sync_dir", "unlink"])
+def test_a_cut_that_fails_says_so(call: str, tmp_path: Path) -> None:
+    for chunk in (0, 1):
+        put_slot(tmp_path / chunk_name(chunk), 5, (1, 1, 99))
+    disk = RecordingDisk()
+    disk.fail(call, 1, errno.EIO)
+    with pytest.raises(DiskError) as caught:
+        clear_above(tmp_path, 3, disk)
+    assert caught.value.errno == errno.EIO
+    clear_above(tmp_path, 3, disk)
+    assert all_slots(tmp_path) == {}
+
+
+def test_a_log_cuts_and_collects_its_index_through_its_disk(tmp_path: Path) -> None:
+    first = 2 * SLOTS_PER_CHUNK - 10
+    disk = RecordingDisk()
+    write_log(tmp_path, [[[replicate(1, first)]], [[replicate(1, first + 1)]]])
+    put_slot(tmp_path / chunk_name(0), 5, (1, 1, 99))
+    options: dict[str, Any] = {"disk": disk, "segment_size": "16KiB", "compression": "none"}
+    with Log.open(tmp_path, **options) as log:
+        for _ in range(40):
+            log.append(bytes(1000)).wait()
+        log.truncate_after(log.last.index - 1)
+        assert ("sync", chunk_name(2)) in calls_of(disk)
+        log.gc()
+        assert ("unlink", chunk_name(0)) in calls_of(disk)
+        assert 0 not in list_chunks(tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
