@@ -33,7 +33,10 @@ class Applier:
             stores: the flushed rowsets. heirs: what those of them that are inherited become (A5).
         """
     def apply(self, batch: RowBatch, term: int, index: int, timestamp: int) -> bytes:
-        """Returns the CommitMsg. Raises MemoryError, and what reading a rowset's keys can raise: some rows may be applied."""
+        """Returns the CommitMsg.
+
+        Raises MemoryError, and what reading a rowset's keys can raise: some rows may be applied.
+        """
     def apply_logged(self, rows: bytes, indirect: bytes, projection: Projection, term: int, index: int,
                      timestamp: int, results: bytes | None = None) -> bytes:
         """apply() of a write request that the log holds. `results`: the TxResultPB of its COMMIT, where it has one.
