@@ -79,9 +79,57 @@ class History:
         self.trace: list[str] = []
         self.history_seconds = self.rng.choice([None, None, 0])
         self.options = {**OPTIONS, "rowset_size": self.rng.choice([1, 2000, "32MiB"])}
+        self.busy = self.rng.random() < 0.7         # writers go on while a step runs
         self.tablet = Tablet.create(folder, model_schema(), history_seconds=self.history_seconds,
                                     compression=self.rng.choice(["lz4", "none"]), **self.options)
+        self.keep_writing()
 
+    # -- what happens while a step runs --------------------------------------------------------------------------------
+    def keep_writing(self) -> None:
+        """Before and after each change of the view, and while the log is synced for a superblock."""
+        if self.busy:
+            store = self.tablet._store
+            for name in ("swap", "sync_log"):
+                setattr(store, name, self.surrounded(getattr(store, name)))
+
+    def surrounded(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def with_others(*args: Any) -> Any:
+            self.meanwhile()
+            found = call(*args)
+            self.meanwhile()
+            return found
+        return with_others
+
+    def meanwhile(self) -> None:
+        rng = self.rng
+        if rng.random() < 0.6:
+            write_batch(self.tablet, self.model, [random_operation(rng) for _ in range(rng.randrange(1, 12))])
+        if rng.random() < 0.2 and self.history_seconds is None:
+            self.model.snapshots.append((self.tablet.now(), dict(self.model.rows)))
+        if rng.random() < 0.2:
+            assert self.tablet.scanner().ordered().open().read_all_tuples() == self.model.sorted()
+        if rng.random() < 0.06:
+            self.check_crash()
+
+    def check_crash(self) -> None:
+        """The process dies here: another one goes on from the files, and dies again."""
+        self.copies += 1
+        copy = self.folder.with_name(f"crash{self.copies}")
+        shutil.copytree(self.folder, copy)
+        model = self.model.copy()
+        for number in range(3):
+            tablet = Tablet.open(copy, **self.options)
+            check_rows(tablet, model)
+            write_batch(tablet, model, [random_operation(self.rng) for _ in range(10)])
+            if number == 1:
+                tablet.flush()
+                write_batch(tablet, model, [random_operation(self.rng) for _ in range(10)])
+            tablet.close()
+        result = replay(copy, include_pending=True, data_dirs=[copy])
+        assert not result.report.problems and result.report.rows == len(model.rows), result.report.problems
+        shutil.rmtree(copy)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
     def step(self) -> None:
         rng = self.rng
         chance = rng.random()
@@ -99,6 +147,7 @@ class History:
             self.trace.append("reopen")
             self.tablet.close()
             self.tablet = Tablet.open(self.folder, **self.options)
+            self.keep_writing()
         else:
             self.trace.append("kill")
             self.kill()
@@ -117,6 +166,7 @@ class History:
         shutil.rmtree(self.folder)
         self.folder = copy
         self.tablet = Tablet.open(copy, **self.options)
+        self.keep_writing()
 
     def run(self, steps: int) -> None:
         try:
