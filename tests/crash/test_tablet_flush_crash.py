@@ -115,7 +115,8 @@ class Life:
 
 SCRIPTS = {
     "flushes": "write write flush write deltas gc write flush write reopen write flush gc",
-    "compactions": "write flush write flush write deltas write deltas minor major write merge gc write reopen write merge",
+    "compactions": "write flush write flush write deltas write deltas minor major write merge gc write reopen write "
+                   "merge",
 }
 
 
@@ -222,7 +223,7 @@ def goes_on(tablet: Tablet, model: Model, rng: random.Random, step: str) -> list
         check_rows(tablet, model)
         write_batch(tablet, after, batch)
     except (TabletFailed, DirectoryFailed):
-        return [model]              # it is not known which superblock is on disk; or the only data directory is out of use
+        return [model]      # nobody knows which superblock is on disk; or the only data directory is out of use
     except LogPoisoned:
         return [model, after]
     check_rows(tablet, after)
