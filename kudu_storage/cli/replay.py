@@ -41,15 +41,27 @@ _SUFFIXES = {f".{name}": name for name in FORMATS} | {".json": "jsonl", ".feathe
 @click.option("--format", "row_format", type=click.Choice(FORMATS), help="Write rows in this format.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write rows to this file instead of standard output.")
 @click.option("--report", type=click.Choice(["json", "text"]), help="Form of the report. Default: text.")
+@click.option("--rebuild", "rebuild_out", type=click.Path(path_type=Path), metavar="OUT",
+              help="Write whole replicas again, into this folder, that a server starts.")
+@click.option("--uuid", metavar="UUID", help="With --rebuild: of the replicas' server, where no instance file tells.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def replay(directory: Path, tablet: str | None, at: int | None, fs_data_dirs: str, fs_metadata_dir: str,
-           include_pending: bool, row_format: str | None, out: Path | None, report: str | None, quiet: bool) -> None:
+           include_pending: bool, row_format: str | None, out: Path | None, report: str | None,
+           rebuild_out: Path | None, uuid: str | None, quiet: bool) -> None:
     """Rebuild the rows of one or all tablets under DIR.
 
     DIR is a server's WAL root, a folder holding wals/, consensus-meta/ and tablet-meta/, or one tablet's segments. Rows
     are those that the log segments alone prove; with --fs_data_dirs, those of the whole replica: flushed rows, their
     deltas and the log. Everything is opened read-only. Exit code 1 when a problem was found.
+
+    With --rebuild, each replica whose history is complete is written anew below OUT: rowsets, superblock, consensus
+    metadata and a log that begins where the old one ends. One that is not complete is refused, and what is missing is
+    said.
     """
+    if uuid is not None and rebuild_out is None:
+        raise click.UsageError("--uuid goes with --rebuild")
+    if rebuild_out is not None and (at is not None or include_pending):
+        raise click.UsageError("--rebuild writes all of a replica: neither --at nor --include-pending goes with it")
     if row_format is None and out is not None:
         row_format = _SUFFIXES.get(out.suffix.lower(), "jsonl")
     if out is not None and (out.is_dir() or not out.parent.is_dir()):   # told now, not after the replay
@@ -71,6 +83,8 @@ def replay(directory: Path, tablet: str | None, at: int | None, fs_data_dirs: st
         _print_report(result, report or "text", err=to_stdout)
         if row_format is None:
             result.tablet = None        # let its memory go before the next tablet
+        if rebuild_out is not None:
+            _rebuild(result, files, rebuild_out, blocks, uuid, err=to_stdout or report == "json")
         results.append(result)
     if row_format is not None:
         _write(results, cast("Format", row_format), out)
@@ -128,6 +142,21 @@ def _one_table(tablets: list[TabletFiles]) -> None:
 def _print_report(result: Replay, form: str, *, err: bool) -> None:
     text = json.dumps(result.report.to_json()) if form == "json" else result.report.to_text()
     click.echo(text, err=err)
+
+
+def _rebuild(result: Replay, files: TabletFiles, out: Path, blocks: BlockManager | None, uuid: str | None, *,
+             err: bool) -> None:
+    """Problems that are in the report refuse it; what only writing finds is raised."""
+    from kudu_storage.bootstrap.rebuild import rebuild_checked
+
+    found = [problem for problem in result.report.problems if problem.kind != "torn_tail"]
+    if found:
+        click.echo(f"  not rebuilt: {found[0]}", err=err)
+        return
+    done = rebuild_checked(files, out, (result.report.rows, result.report.checksum), blocks=blocks, uuid=uuid)
+    after = f" and {done.pending} pending operations" if done.pending else ""
+    click.echo(f"  rebuilt in {done.path} (server {done.server_uuid}): {done.rowsets} rowsets, {done.bytes} bytes; its "
+               f"log begins with operation {done.first}{after}; rows and checksum are the same", err=err)
 
 
 def _write(results: list[Replay], row_format: Format, out: Path | None) -> None:
