@@ -28,6 +28,12 @@ cdef class RowSetReader:
     cdef readonly DeltaApplier applier
     cdef readonly int64_t row_count
     cdef readonly int64_t read_bytes        # of byte strings, in the base columns of the batch read last
+    cdef readonly object schema             # of the blocks that come out
+    cdef int32_t kept                       # of the layout's columns, the first ones
+    cdef list selectors                     # ColumnSelectors, those that cost least first
+    cdef bint few_runs                      # of shown rows, in the batch in hand
     cdef list cursors                       # by column of the layout: ColumnCursor, or None where the rowset lacks it
     cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out, int32_t target) except -1
+    cdef int _read_picked(self, int32_t column, BlockBuffers* out) except -1
+    cdef int _select(self) except -1
     cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1

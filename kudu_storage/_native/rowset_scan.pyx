@@ -4,7 +4,9 @@ Knows column files, deltas and layouts; neither blocks nor superblocks. Python r
 never per row. Invariants:
  S1  A batch's deltas are prepared before a column is read: a batch that shows no row costs no column.
  S2  A column file has the type and nullability of the layout's column, and as many rows as the rowset.
- S3  A key that the bloom filter turns away, or that is outside [min_key, max_key], is not looked for in the index.
+ S3  The columns that are tested are judged before others are read; these are read where rows are left, and there alone
+     when these lie close. What comes out is what the tests would leave of the whole batch.
+ S4  A key that the bloom filter turns away, or that is outside [min_key, max_key], is not looked for in the index.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -16,10 +18,16 @@ from kudu_storage._native.column_block cimport (
     KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers, block_append_bytes, block_init_column, block_new,
     block_release,
 )
+from kudu_storage._native.column_tests cimport ColumnTests
+from kudu_storage._native.delta cimport ByteBuffer
+from kudu_storage._native.delta_apply cimport CellUpdate
 from kudu_storage._native.delta_memstore cimport DeltaMemStore
 from kudu_storage._native.row_layout cimport ColumnLayout
+from kudu_storage._native.row_selection cimport ColumnSelector, next_run, runs_are_few
 
 from kudu_storage._native.delta import CELL_SCHEMA
+from kudu_storage._native.row_layout import with_deleted_column
+from kudu_storage.common.schema import Schema
 from kudu_storage.errors import BadFormat, InvalidArgument
 
 
@@ -105,16 +113,28 @@ cdef int _fill_default(const ColumnLayout* info, ColumnBuffers* column, int64_t 
     return 0
 
 
+cdef bint _touches_shown(DeltaApplier applier, int32_t column) noexcept nogil:
+    """Whether the batch's deltas change a cell of the column in a row that is shown."""
+    cdef const CellUpdate* updates = <const CellUpdate*> applier.updates[column].data
+    cdef size_t i
+    for i in range(applier.updates[column].size // sizeof(CellUpdate)):
+        if applier.shown[updates[i].row]:
+            return True
+    return False
+
+
 cdef class RowSetReader:
     """Args:
         applier: made for the layout and the snapshot wanted.
         files: by column of the applier's layout: its file, or None where the rowset lacks the column.
         row_count: rows of the rowset.
+        tests: ColumnTests on the layout's columns that rows must pass, or None.
+        kept: how many of the layout's first columns come out; None: all.
     Raises:
         BadFormat: a file that is not one of such a column.
     """
 
-    def __init__(self, DeltaApplier applier not None, files, row_count):
+    def __init__(self, DeltaApplier applier not None, files, row_count, ColumnTests tests=None, kept=None):
         cdef int32_t i
         self.applier = applier
         self.row_count = row_count
@@ -125,6 +145,16 @@ cdef class RowSetReader:
             self.cursors.append(None if file is None else ColumnCursor(file))
         if len(self.cursors) != applier.layout.info.column_count:
             raise InvalidArgument(f"{len(self.cursors)} files for {applier.layout.info.column_count} columns")
+        self.kept = applier.layout.info.column_count if kept is None else kept
+        if not 0 <= self.kept <= applier.layout.info.column_count:
+            raise InvalidArgument(f"{self.kept} of {applier.layout.info.column_count} columns")
+        self.schema = applier.schema
+        if self.kept < applier.layout.info.column_count:
+            self.schema = Schema(tuple(applier.layout.schema.columns[:self.kept]))
+            if applier.deleted_column is not None:
+                self.schema = with_deleted_column(self.schema, applier.deleted_column)
+        self.selectors = [] if tests is None else [
+            ColumnSelector(applier.layout, tests, column, self.cursors[column]) for column in tests.columns()]
 
     def _check_file(self, CFileReader file not None, column):
         if file.type is not column.type or bool(file.shape.nullable) != column.nullable:
@@ -154,12 +184,33 @@ cdef class RowSetReader:
             raise MemoryError()
         return 0
 
+    cdef int _read_picked(self, int32_t column, BlockBuffers* out) except -1:
+        """The shown rows alone, run by run, into column `column` of `out`."""
+        cdef DeltaApplier applier = self.applier
+        cdef const ColumnLayout* info = &applier.layout.info.columns[column]
+        cdef ColumnCursor cursor = self.cursors[column]
+        cdef ColumnBuffers* to
+        cdef int64_t at = 0, end = 0, begin = 0
+        if block_init_column(out, column, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
+            raise MemoryError()
+        to = &out.columns[column]
+        with nogil:
+            while next_run(applier.shown, applier.row_count, end, &begin, &end):
+                cursor.read(<uint64_t> (applier.first_row + begin), <uint64_t> (end - begin), to, at)
+                at += end - begin
+        self.read_bytes += <int64_t> to.data_bytes
+        return 0
+
     cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1:
         cdef DeltaApplier applier = self.applier
         cdef BlockBuffers* base
         cdef int status
-        if applier.shown_count == applier.row_count and applier.updates[column].size == 0:
+        cdef bint updated = _touches_shown(applier, column)
+        if applier.shown_count == applier.row_count and not updated:
             self._read_base(column, applier.first_row, applier.row_count, out, column)
+            return 0
+        if self.few_runs and not updated and self.cursors[column] is not None:
+            self._read_picked(column, out)
             return 0
         base = block_new(1, applier.row_count)
         if base == NULL:
@@ -174,6 +225,26 @@ cdef class RowSetReader:
             block_release(base)
         return 0
 
+    cdef int _select(self) except -1:
+        """The tests: fewer rows of the batch are shown."""
+        cdef DeltaApplier applier = self.applier
+        cdef ColumnSelector selector
+        cdef ByteBuffer* updates
+        cdef int64_t row, left
+        for found in self.selectors:
+            if applier.shown_count == 0:
+                break
+            selector = found
+            updates = &applier.updates[selector.column]
+            with nogil:
+                selector.select(<uint64_t> applier.first_row, <uint64_t> applier.row_count, <const CellUpdate*> updates.data,
+                                <int64_t> (updates.size // sizeof(CellUpdate)), applier.shown)
+                left = 0
+                for row in range(applier.row_count):
+                    left += applier.shown[row]
+            applier.shown_count = left
+        return 0
+
     def read(self, int64_t first, int64_t count, list undos not None, list redos not None, DeltaMemStore memory=None):
         """Rows [first, first + count) that are shown at the snapshot; None where none is.
 
@@ -182,17 +253,19 @@ cdef class RowSetReader:
         """
         cdef DeltaApplier applier = self.applier
         cdef BlockBuffers* out
-        cdef int32_t i, columns = applier.layout.info.column_count
+        cdef int32_t i, columns = self.kept
         cdef int64_t row, at = 0
         if first < 0 or count < 0 or first + count > self.row_count:
             raise InvalidArgument(f"rows {first} to {first + count} of {self.row_count}")
         self.read_bytes = 0
         applier.prepare(first, count, undos, redos, memory)
+        self._select()
         if applier.shown_count == 0:
             return None
         out = block_new(columns + (applier.deleted_column is not None), applier.shown_count)
         if out == NULL:
             raise MemoryError()
+        self.few_runs = applier.shown_count < count and runs_are_few(applier.shown, count)
         try:
             for i in range(columns):
                 self._read_column(i, out)
@@ -207,7 +280,12 @@ cdef class RowSetReader:
         except BaseException:
             block_release(out)
             raise
-        return ColumnBlock.wrap(out, applier.schema)
+        return ColumnBlock.wrap(out, self.schema)
+
+    @property
+    def decoded_for_tests(self):
+        """Cells decoded to be tested so far; codewords are not."""
+        return sum(selector.decoded_rows for selector in self.selectors)
 
 
 # -- delta files -------------------------------------------------------------------------------------------------------
