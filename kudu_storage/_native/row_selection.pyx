@@ -13,7 +13,7 @@ from libc.string cimport memchr, memset
 from kudu_storage._native.byte_buffer cimport buffer_free, buffer_reserve
 from kudu_storage._native.cfile_block cimport DICT_CODES, Dictionary
 from kudu_storage._native.column_block cimport (
-    KIND_BINARY, KIND_FIXED, BlockBuffers, block_init_column, block_new, block_release,
+    KIND_BINARY, KIND_FIXED, BlockBuffers, block_init_unset, block_new, block_release,
 )
 
 from kudu_storage.errors import InvalidArgument
@@ -142,8 +142,8 @@ cdef class ColumnSelector:
         cdef BlockBuffers* cells = block_new(1, <int64_t> count)
         cdef int64_t rows = 0, at = 0, begin = 0, i
         cdef uint8_t* passed = picked
-        if cells == NULL or block_init_column(cells, 0, KIND_FIXED if self.info.width else KIND_BINARY, self.info.width,
-                                              self.info.nullable) < 0 \
+        if cells == NULL or block_init_unset(cells, 0, KIND_FIXED if self.info.width else KIND_BINARY, self.info.width,
+                                             self.info.nullable) < 0 \
                 or (packed and buffer_reserve(&self.bits, count + 1)):
             block_release(cells)
             _no_memory()

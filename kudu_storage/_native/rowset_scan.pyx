@@ -15,8 +15,8 @@ from libc.string cimport memcpy
 from kudu_storage._native.bloom cimport city_hash64
 from kudu_storage._native.cfile_index cimport compare_bytes
 from kudu_storage._native.column_block cimport (
-    KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers, block_append_bytes, block_init_column, block_new,
-    block_release,
+    KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers, PhysicalKind, block_append_bytes,
+    block_init_column, block_init_unset, block_new, block_release,
 )
 from kudu_storage._native.column_tests cimport ColumnTests
 from kudu_storage._native.delta cimport ByteBuffer
@@ -168,7 +168,9 @@ cdef class RowSetReader:
         cdef const ColumnLayout* info = &self.applier.layout.info.columns[column]
         cdef ColumnCursor cursor = self.cursors[column]
         cdef int status
-        if block_init_column(out, target, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
+        cdef PhysicalKind kind = KIND_FIXED if info.width else KIND_BINARY
+        if (block_init_column(out, target, kind, info.width, info.nullable) if cursor is None
+                else block_init_unset(out, target, kind, info.width, info.nullable)) < 0:
             raise MemoryError()
         if cursor is not None:
             with nogil:
@@ -191,7 +193,7 @@ cdef class RowSetReader:
         cdef ColumnCursor cursor = self.cursors[column]
         cdef ColumnBuffers* to
         cdef int64_t at = 0, end = 0, begin = 0
-        if block_init_column(out, column, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
+        if block_init_unset(out, column, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
             raise MemoryError()
         to = &out.columns[column]
         with nogil:
