@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,14 @@ from blocks import column
 from mini_tablet import MiniTablet, expected_rows, key_of
 
 from kudu_storage._native.block_cache import BlockCache
+from kudu_storage._native.column_tests import ColumnTests
+from kudu_storage._native.delta_apply import DeltaApplier
 from kudu_storage._native.mvcc import Snapshot
 from kudu_storage._native.row_layout import RowLayout
+from kudu_storage._native.rowset_scan import RowSetReader
 from kudu_storage.common import types
 from kudu_storage.common.schema import ColumnSchema, Schema
+from kudu_storage.errors import BadFormat
 from kudu_storage.tablet import scanning
 from kudu_storage.tablet.disk_rowset import DiskRowSet
 from kudu_storage.tablet.predicates import Predicate, key_range
@@ -263,3 +268,137 @@ def test_what_a_key_range_takes_from_the_predicates_it_says_itself(schema: Schem
             if inside:
                 assert all(holds(keys, row, p) for p in said), (predicates, row)
     assert taken
+
+
+# -- what is not read --------------------------------------------------------------------------------------------------
+WIDE_APART = Schema((
+    column("key", "INT32", is_key=True, nullable=False, id=0, cfile_block_size=512),
+    column("number", "INT64", nullable=False, id=1, cfile_block_size=512),
+    column("text", "STRING", id=2, encoding=PLAIN, cfile_block_size=512),
+    column("word", "STRING", id=3, encoding=DICT),
+))
+ROWS = 3000
+
+
+@pytest.fixture(scope="module")
+def many_blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniTablet]:
+    tablet = MiniTablet(tmp_path_factory.mktemp("many") / "t", WIDE_APART)
+    for key in range(ROWS):
+        tablet.write("INSERT", {0: struct.pack("<i", key), 1: struct.pack("<q", key * 7 % ROWS),
+                                2: b"some text %05d" % key, 3: b"word %d" % (key % 5)})
+    tablet.flush()
+    yield tablet
+    tablet.close()
+
+
+def scanned(tablet: MiniTablet, columns: Sequence[str], *predicates: Predicate) -> tuple[list[Row], int]:
+    """The rows, and how many blocks of files it took."""
+    cache = BlockCache(1 << 24)
+    [message] = tablet.metadata.message.rowsets
+    rowset = DiskRowSet.open(message, tablet.blocks, tablet.schema, cache=cache)
+    rows = list(rows_of(TabletScan([rowset], [], tablet.schema, Snapshot(tablet.now + 1), columns=columns,
+                                   predicates=predicates)))
+    return rows, cache.stats()["misses"]
+
+
+def number(value: int) -> bytes:
+    return struct.pack("<q", value)
+
+
+def test_other_columns_are_read_only_around_the_rows_that_are_left(many_blocks: MiniTablet) -> None:
+    _, texts = scanned(many_blocks, ["text"])
+    _, numbers = scanned(many_blocks, ["number"])
+    rows, both = scanned(many_blocks, ["text"], Predicate("number", "eq", (number(700),)))
+    assert rows == [(b"some text 00100",)]
+    assert texts > 90 and both < numbers + 8
+
+
+def test_rows_that_an_earlier_test_refused_are_not_decoded_for_a_later_one(many_blocks: MiniTablet) -> None:
+    [message] = many_blocks.metadata.message.rowsets
+    rowset = DiskRowSet.open(message, many_blocks.blocks, many_blocks.schema)
+    tests = ColumnTests(WIDE_APART, [(2, "ge", (b"some text 01",)), (1, "in", (number(7), number(14)))])
+    reader = RowSetReader(DeltaApplier(RowLayout(WIDE_APART), Snapshot.everything()),
+                          [rowset.column(i) for i in range(4)], ROWS, tests, 1)
+    assert reader.read(0, ROWS, [], []) is None
+    assert reader.decoded_for_tests == ROWS + 2
+
+
+def test_a_key_range_reads_only_its_blocks(many_blocks: MiniTablet) -> None:
+    _, all_of_them = scanned(many_blocks, ["text"])
+    bounds = [Predicate("key", kind, (struct.pack("<i", key),)) for kind, key in (("gt", 1499), ("le", 1503))]
+    rows, blocks = scanned(many_blocks, ["text"], *bounds)
+    assert [row[0] for row in rows] == [b"some text %05d" % key for key in range(1500, 1504)]
+    assert all_of_them > 90 and blocks < 16
+
+
+def test_keys_of_an_in_list_are_looked_up(many_blocks: MiniTablet) -> None:
+    keys = (5, 2000, 2999, ROWS + 1, -3)
+    rows, blocks = scanned(many_blocks, ["key"], Predicate("key", "in", tuple(struct.pack("<i", key) for key in keys)))
+    assert rows == [(struct.pack("<i", key),) for key in (5, 2000, 2999)]
+    assert blocks < 16
+
+
+def test_a_rowset_whose_keys_lie_elsewhere_is_not_opened(many_blocks: MiniTablet) -> None:
+    below, above = struct.pack("<i", -1), struct.pack("<i", ROWS)
+    for predicate in (Predicate("key", "ge", (above,)), Predicate("key", "le", (below,)),
+                      Predicate("key", "in", (below, above))):
+        assert scanned(many_blocks, ["text"], predicate) == ([], scanned(many_blocks, [])[1])
+
+
+def test_codewords_are_judged_without_being_expanded(many_blocks: MiniTablet) -> None:
+    [message] = many_blocks.metadata.message.rowsets
+    rowset = DiskRowSet.open(message, many_blocks.blocks, many_blocks.schema)
+    for kind, cells, count in (("eq", (b"word 3",), ROWS // 5), ("le", (b"word 9",), ROWS), ("gt", (b"word 9",), 0),
+                               ("not_null", (), ROWS), ("null", (), 0)):
+        tests = ColumnTests(WIDE_APART, [(3, kind, cells)])
+        reader = RowSetReader(DeltaApplier(RowLayout(WIDE_APART), Snapshot.everything()),
+                              [rowset.column(i) for i in range(4)], ROWS, tests, 0)
+        block = reader.read(0, ROWS, [], [])
+        assert (0 if block is None else len(block)) == count
+        assert reader.decoded_for_tests == 0
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+def running() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "kudu-storage scan"]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_scan_that_is_left_early_leaves_no_thread(tmp_path: Path, ordered: bool) -> None:
+    tablet = filled(tmp_path / "t", SINGLE, 3)
+    rowsets = stores_of(tablet)
+    scan = TabletScan(rowsets, [tablet.mem.rows], SINGLE, Snapshot(tablet.now + 1), ordered=ordered, threads=3,
+                      batch_rows=2)
+    blocks = iter(scan)
+    next(blocks)
+    assert running()
+    del blocks
+    assert not running()
+    tablet.close()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_damage_found_on_a_thread_reaches_who_takes_the_rows(tmp_path: Path, ordered: bool) -> None:
+    tablet = filled(tmp_path / "t", SINGLE, 3)
+    rowsets = stores_of(tablet)
+    victim = type(rowsets[-1].message)()
+    victim.CopyFrom(rowsets[-1].message)
+    first, second = victim.columns[1].block, victim.columns[2].block
+    first.id, second.id = second.id, first.id
+    rowsets[-1] = DiskRowSet.open(victim, tablet.blocks, SINGLE)
+    scan = TabletScan(rowsets, [], SINGLE, Snapshot(tablet.now + 1), ordered=ordered, threads=3)
+    with pytest.raises(BadFormat, match="a file of"):
+        list(scan)
+    assert not running()
+    tablet.close()
+
+
+def test_an_arrow_consumer_gets_the_rows_of_a_scan_on_threads(many_blocks: MiniTablet) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    [message] = many_blocks.metadata.message.rowsets
+    rowset = DiskRowSet.open(message, many_blocks.blocks, many_blocks.schema)
+    scan = TabletScan([rowset], [], WIDE_APART, Snapshot(many_blocks.now + 1), columns=["number", "word"], threads=3)
+    for _ in range(2):
+        table = pyarrow.table(scan)
+        assert sorted(table["number"].to_pylist()) == list(range(ROWS))
+        assert table.schema.names == ["number", "word"]
