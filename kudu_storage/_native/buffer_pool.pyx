@@ -1,7 +1,8 @@
 """See buffer_pool.pxd. Opens nothing.
 
 Buffers lie in lists by size, eight lists for each power of two, so that at most an eighth is wasted.
- K1  No more than KEPT_BYTES_MAX are kept; smaller buffers than KEPT_MIN and larger ones than KEPT_MAX never are.
+ K1  No more than KEPT_BYTES_MAX are kept; buffers below 32 KiB or from 16 MiB on never are. A buffer that comes when
+     all room is taken drives out others, of each list in turn: sizes that nobody asks for any more do not stay.
  K2  A list's buffers all hold at least the list's size, by malloc_usable_size().
  K3  Who finds the lock taken goes on to malloc or free: nobody waits here, and a lock that a fork left taken does no harm.
 Builds with AddressSanitizer keep nothing, so that each buffer's end and end of life are watched.
@@ -43,6 +44,7 @@ ctypedef Kept* KeptList
 cdef pthread_mutex_t _lock
 cdef KeptList[LISTS] _lists
 cdef size_t _kept_bytes = 0
+cdef int _hand = 0                  # the list that gives way next
 pthread_mutex_init(&_lock, NULL)
 
 
@@ -106,15 +108,34 @@ cdef uint8_t* pool_take_zeroed(size_t size) noexcept nogil:
     return <uint8_t*> calloc(size, 1)
 
 
+cdef Kept* make_room(size_t size) noexcept nogil:
+    """Takes buffers out of the lists until `size` more bytes fit; they are chained. Under the lock."""
+    global _hand, _kept_bytes
+    cdef Kept* leaving = NULL
+    cdef Kept* found
+    while _kept_bytes and _kept_bytes + size > KEPT_BYTES_MAX:
+        found = _lists[_hand]
+        if found != NULL:
+            _lists[_hand] = found.next
+            _kept_bytes -= malloc_usable_size(found)
+            found.next = leaving
+            leaving = found
+        _hand = (_hand + 1) % LISTS
+    return leaving
+
+
 cdef void pool_give(void* buffer) noexcept nogil:
     global _kept_bytes
     cdef size_t size
     cdef int number
+    cdef Kept* leaving = NULL
+    cdef Kept* next
     if buffer == NULL:
         return
     size = malloc_usable_size(buffer)
     number = list_below(size)
     if number >= 0 and pthread_mutex_trylock(&_lock) == 0:
+        leaving = make_room(size)
         if _kept_bytes + size <= KEPT_BYTES_MAX:
             (<Kept*> buffer).next = _lists[number]
             _lists[number] = <Kept*> buffer
@@ -122,6 +143,10 @@ cdef void pool_give(void* buffer) noexcept nogil:
             buffer = NULL
         pthread_mutex_unlock(&_lock)
     free(buffer)
+    while leaving != NULL:
+        next = leaving.next
+        free(leaving)
+        leaving = next
 
 
 def kept_bytes():

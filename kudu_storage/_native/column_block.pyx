@@ -435,6 +435,14 @@ cdef class ColumnBlock:
         return self.buffers.row_count
 
     @property
+    def cell_bytes(self):
+        cdef int32_t i
+        cdef size_t total = 0
+        for i in range(self.buffers.column_count):
+            total += <size_t> self.buffers.row_count * self.buffers.columns[i].width + self.buffers.columns[i].data_bytes
+        return total
+
+    @property
     def references(self):
         return kudu_atomic_get(&self.buffers.references)
 

@@ -468,7 +468,10 @@ cdef class DeltaApplier:
         if self.slices.failed:
             raise MemoryError()
         self.row_count = row_count
-        with nogil:
+        if self.slices.size or self.since is not None:
+            with nogil:
+                status = _work(self, with_deleted)
+        else:
             status = _work(self, with_deleted)
         if status < 0:
             self.row_count = 0

@@ -8,8 +8,10 @@ never per row. Invariants:
      when these lie close. What comes out is what the tests would leave of the whole batch.
  S4  A key that the bloom filter turns away, or that is outside [min_key, max_key], is not looked for in the index.
 """
+from cpython.object cimport PyObject
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from kudu_storage._native.bloom cimport city_hash64
@@ -123,6 +125,10 @@ cdef bint _touches_shown(DeltaApplier applier, int32_t column) noexcept nogil:
     return False
 
 
+cdef int _no_memory() except -1 with gil:
+    raise MemoryError()
+
+
 cdef class RowSetReader:
     """Args:
         applier: made for the layout and the snapshot wanted.
@@ -136,6 +142,8 @@ cdef class RowSetReader:
 
     def __init__(self, DeltaApplier applier not None, files, row_count, ColumnTests tests=None, kept=None):
         cdef int32_t i
+        if self.applier is not None:
+            raise InvalidArgument("a reader is made once")
         self.applier = applier
         self.row_count = row_count
         self.cursors = []
@@ -145,6 +153,11 @@ cdef class RowSetReader:
             self.cursors.append(None if file is None else ColumnCursor(file))
         if len(self.cursors) != applier.layout.info.column_count:
             raise InvalidArgument(f"{len(self.cursors)} files for {applier.layout.info.column_count} columns")
+        self.cursor_of = <PyObject**> calloc(<size_t> len(self.cursors) + 1, sizeof(PyObject*))
+        if self.cursor_of == NULL:
+            raise MemoryError()
+        for i, cursor in enumerate(self.cursors):
+            self.cursor_of[i] = NULL if cursor is None else <PyObject*> cursor
         self.kept = applier.layout.info.column_count if kept is None else kept
         if not 0 <= self.kept <= applier.layout.info.column_count:
             raise InvalidArgument(f"{self.kept} of {applier.layout.info.column_count} columns")
@@ -156,6 +169,9 @@ cdef class RowSetReader:
         self.selectors = [] if tests is None else [
             ColumnSelector(applier.layout, tests, column, self.cursors[column]) for column in tests.columns()]
 
+    def __dealloc__(self):
+        free(self.cursor_of)
+
     def _check_file(self, CFileReader file not None, column):
         if file.type is not column.type or bool(file.shape.nullable) != column.nullable:
             raise BadFormat(f"a file of {file.type.name}{' NULLABLE' if file.shape.nullable else ''} for column "
@@ -163,66 +179,57 @@ cdef class RowSetReader:
         if <int64_t> file.row_count != self.row_count:
             raise BadFormat(f"{file.row_count} rows in a rowset of {self.row_count}", path=file.name)
 
-    cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out, int32_t target) except -1:
+    cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out,
+                        int32_t target) except -1 nogil:
         """Base cells of rows [first, first + count) as column `target` of `out`."""
         cdef const ColumnLayout* info = &self.applier.layout.info.columns[column]
-        cdef ColumnCursor cursor = self.cursors[column]
-        cdef int status
         cdef PhysicalKind kind = KIND_FIXED if info.width else KIND_BINARY
-        if (block_init_column(out, target, kind, info.width, info.nullable) if cursor is None
-                else block_init_unset(out, target, kind, info.width, info.nullable)) < 0:
-            raise MemoryError()
-        if cursor is not None:
-            with nogil:
-                cursor.read(<uint64_t> first, <uint64_t> count, &out.columns[target], 0)
+        cdef int status
+        if self.cursor_of[column] != NULL:
+            if block_init_unset(out, target, kind, info.width, info.nullable) < 0:
+                return _no_memory()
+            (<ColumnCursor> self.cursor_of[column]).read(<uint64_t> first, <uint64_t> count, &out.columns[target], 0)
             self.read_bytes += <int64_t> out.columns[target].data_bytes
             return 0
-        with nogil:
-            status = _fill_default(info, &out.columns[target], count)
+        if block_init_column(out, target, kind, info.width, info.nullable) < 0:
+            return _no_memory()
+        status = _fill_default(info, &out.columns[target], count)
         if status == -2:
-            raise BadFormat(f"the rowset lacks column {self.applier.layout.schema.columns[column].name!r}, for which there "
-                            "is neither a default of its width nor NULL")
-        if status < 0:
-            raise MemoryError()
-        return 0
+            return self._refuse_missing(column)
+        return _no_memory() if status < 0 else 0
 
-    cdef int _read_picked(self, int32_t column, BlockBuffers* out) except -1:
+    cdef int _refuse_missing(self, int32_t column) except -1 with gil:
+        raise BadFormat(f"the rowset lacks column {self.applier.layout.schema.columns[column].name!r}, for which there is "
+                        "neither a default of its width nor NULL")
+
+    cdef int _read_picked(self, int32_t column, BlockBuffers* out) except -1 nogil:
         """The shown rows alone, run by run, into column `column` of `out`."""
-        cdef DeltaApplier applier = self.applier
-        cdef const ColumnLayout* info = &applier.layout.info.columns[column]
-        cdef ColumnCursor cursor = self.cursors[column]
-        cdef ColumnBuffers* to
+        cdef const ColumnLayout* info = &self.applier.layout.info.columns[column]
+        cdef ColumnBuffers* to = &out.columns[column]
         cdef int64_t at = 0, end = 0, begin = 0
         if block_init_unset(out, column, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
-            raise MemoryError()
-        to = &out.columns[column]
-        with nogil:
-            while next_run(applier.shown, applier.row_count, end, &begin, &end):
-                cursor.read(<uint64_t> (applier.first_row + begin), <uint64_t> (end - begin), to, at)
-                at += end - begin
+            return _no_memory()
+        while next_run(self.applier.shown, self.applier.row_count, end, &begin, &end):
+            (<ColumnCursor> self.cursor_of[column]).read(<uint64_t> (self.applier.first_row + begin),
+                                                         <uint64_t> (end - begin), to, at)
+            at += end - begin
         self.read_bytes += <int64_t> to.data_bytes
         return 0
 
-    cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1:
-        cdef DeltaApplier applier = self.applier
+    cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1 nogil:
         cdef BlockBuffers* base
-        cdef int status
-        cdef bint updated = _touches_shown(applier, column)
-        if applier.shown_count == applier.row_count and not updated:
-            self._read_base(column, applier.first_row, applier.row_count, out, column)
-            return 0
-        if self.few_runs and not updated and self.cursors[column] is not None:
-            self._read_picked(column, out)
-            return 0
-        base = block_new(1, applier.row_count)
+        cdef bint updated = _touches_shown(self.applier, column)
+        if self.applier.shown_count == self.applier.row_count and not updated:
+            return self._read_base(column, self.applier.first_row, self.applier.row_count, out, column)
+        if self.few_runs and not updated and self.cursor_of[column] != NULL:
+            return self._read_picked(column, out)
+        base = block_new(1, self.applier.row_count)
         if base == NULL:
-            raise MemoryError()
+            return _no_memory()
         try:
-            self._read_base(column, applier.first_row, applier.row_count, base, 0)
-            with nogil:
-                status = applier.patch(column, &base.columns[0], out, column)
-            if status < 0:
-                raise MemoryError()
+            self._read_base(column, self.applier.first_row, self.applier.row_count, base, 0)
+            if self.applier.patch(column, &base.columns[0], out, column) < 0:
+                return _no_memory()
         finally:
             block_release(base)
         return 0
@@ -269,8 +276,9 @@ cdef class RowSetReader:
             raise MemoryError()
         self.few_runs = applier.shown_count < count and runs_are_few(applier.shown, count)
         try:
-            for i in range(columns):
-                self._read_column(i, out)
+            with nogil:         # once for all: to take the GIL again may mean to wait for it
+                for i in range(columns):
+                    self._read_column(i, out)
             if out.column_count > columns:
                 if block_init_column(out, columns, KIND_FIXED, 1, False) < 0:
                     raise MemoryError()

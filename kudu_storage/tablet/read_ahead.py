@@ -1,7 +1,8 @@
 """Scans of several stores on threads of their own, with bounded queues in between: in any order, or each in its own.
 
- A1  A thread holds no GIL while it reads and decodes; between batches it takes it for some ten microseconds.
- A2  A queue holds a fixed number of blocks: who fills it waits for who empties it.
+ A1  A thread holds no GIL while it reads and decodes; between batches it takes it for a few microseconds.
+ A2  A queue holds a fixed number of groups of blocks, and a group's size is bounded (but for its last block): who fills
+     it waits for who empties it. Groups, since a change of threads costs more than decoding a small block.
  A3  The first error reaches who takes the blocks, and ends the scan. When the taker stops, for whatever reason, threads
      end at their next block, and are waited for.
 May not touch: stores, files; it is given iterators.
@@ -15,39 +16,50 @@ from collections.abc import Callable, Iterator, Sequence
 from kudu_storage._native.column_block import ColumnBlock
 
 Source = Callable[[], Iterator[ColumnBlock]]
-ROOM_BLOCKS = 3         # for each thread: one being taken, one ready, one that is put
+ROOM_GROUPS = 3         # for each thread: one being taken, one ready, one that is put
+GROUP_BLOCKS = 16
+GROUP_BYTES = 1 << 20
 
 
 class Channel:
-    """Blocks on their way from some threads to one taker."""
+    """Blocks on their way from some threads to one taker: `room` groups of them."""
 
     def __init__(self, room: int, producers: int) -> None:
         self._changed = threading.Condition()
-        self._blocks: deque[ColumnBlock] = deque()      # all under `_changed`
+        self._groups: deque[list[ColumnBlock]] = deque()        # these under `_changed`
         self._room = room
         self._producers = producers
         self._error: BaseException | None = None
         self._closed = False
+        self._taken: deque[ColumnBlock] = deque()               # the taker's own
 
     def fill(self, sources: Iterator[Source]) -> None:
         """Of one producer: all blocks of these sources."""
+        error: BaseException | None = None
+        group: list[ColumnBlock] = []
+        size = 0
         try:
             for source in sources:
                 for block in source():
-                    if not self._put(block):
-                        return
-        except BaseException as error:      # raised again by take()
+                    group.append(block)
+                    size += block.cell_bytes
+                    if size >= GROUP_BYTES or len(group) >= GROUP_BLOCKS:
+                        if not self._put(group):
+                            return
+                        group, size = [], 0
+            self._put(group)
+        except BaseException as raised:     # again by take()
+            error = raised
+        finally:
             self._end(error)
-        else:
-            self._end(None)
 
-    def _put(self, block: ColumnBlock) -> bool:
+    def _put(self, group: list[ColumnBlock]) -> bool:
         """False: nobody takes any more."""
         with self._changed:
-            while len(self._blocks) >= self._room and not self._closed:
+            while len(self._groups) >= self._room and not self._closed:
                 self._changed.wait()
-            if not self._closed:
-                self._blocks.append(block)
+            if group and not self._closed:
+                self._groups.append(group)
                 self._changed.notify_all()
             return not self._closed
 
@@ -59,21 +71,23 @@ class Channel:
 
     def take(self) -> ColumnBlock | None:
         """The next block; None at the end. Raises what a producer raised."""
-        with self._changed:
-            while not self._blocks and self._producers and self._error is None:
-                self._changed.wait()
-            if self._error is not None:
-                raise self._error
-            if not self._blocks:
-                return None
-            block = self._blocks.popleft()
-            self._changed.notify_all()
-            return block
+        if not self._taken:
+            with self._changed:
+                while not self._groups and self._producers and self._error is None:
+                    self._changed.wait()
+                if self._error is not None:
+                    raise self._error
+                if len(self._groups) >= self._room:
+                    self._changed.notify_all()
+                for group in self._groups:
+                    self._taken.extend(group)
+                self._groups.clear()
+        return self._taken.popleft() if self._taken else None
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
-            self._blocks.clear()
+            self._groups.clear()
             self._changed.notify_all()
 
 
@@ -106,7 +120,7 @@ def in_any_order(sources: Sequence[Source], threads: int) -> Iterator[ColumnBloc
         for source in sources:
             yield from source()
         return
-    channel = Channel(count * ROOM_BLOCKS, count)
+    channel = Channel(count * ROOM_GROUPS, count)
     turns = _Turns(sources)
     workers = _started([lambda: channel.fill(turns)] * count)
     try:
@@ -151,7 +165,7 @@ class ReadAhead:
                 self._next += 1
             if self._closed or self._next == len(self._sources):
                 return None
-            channel = self._channels[self._next] = Channel(ROOM_BLOCKS, 1)
+            channel = self._channels[self._next] = Channel(ROOM_GROUPS, 1)
             return self._next, channel
 
     def _blocks(self, number: int) -> Iterator[ColumnBlock]:
@@ -172,3 +186,14 @@ class ReadAhead:
                 channel.close()
         for worker in self._workers:
             worker.join()
+
+
+def in_order(sources: Sequence[Source], threads: int) -> Iterator[ColumnBlock]:
+    """All blocks of the first source, then of the next."""
+    ahead = ReadAhead(sources, threads)
+    try:
+        ahead.start()
+        for blocks in ahead.iterators():
+            yield from blocks
+    finally:
+        ahead.close()

@@ -26,12 +26,13 @@ from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.errors import InvalidArgument
 from kudu_storage.tablet.disk_rowset import BATCH_ROWS, DiskRowSet
 from kudu_storage.tablet.predicates import Predicate, key_points, key_range
-from kudu_storage.tablet.read_ahead import ReadAhead, Source, in_any_order
+from kudu_storage.tablet.read_ahead import ReadAhead, Source, in_any_order, in_order
 
 # A thread's share of a rowset in an unordered scan.
 PIECE_ROWS = 1 << 17
-# Rows looked at together where predicates may leave few of them.
-TESTED_BATCH_ROWS = 4 * BATCH_ROWS
+# Cells of fixed width in a batch; and the most rows of one, where nothing else bounds it, or predicates may leave few.
+_BATCH_BYTES = 1 << 19
+_BATCH_ROWS_MAX = 8 * BATCH_ROWS
 # Keys of an in-list that are looked up one by one; more of them are a range and a test.
 POINTS_MAX = 256
 
@@ -129,19 +130,23 @@ def scan_stores(rowsets: Sequence[DiskRowSet], memory: Sequence[MemRowSet], layo
                      deleted_column=deleted_column)
     touched = [r for r in rowsets if scan.may_hold(r)]
     if not ordered or len(touched) + len(memory) <= 1:
-        return _in_any_order(scan, touched, memory, threads)
+        return _store_by_store(scan, touched, memory, ordered, threads)
     wide, keys = with_key_columns(layout, tablet_schema or layout.schema)
     scan = replace(scan, layout=wide, kept=len(wide.schema))
     return _merged(scan, touched, memory, keys, len(layout.schema), threads)
 
 
-def _in_any_order(scan: StoreScan, rowsets: Sequence[DiskRowSet], memory: Sequence[MemRowSet],
-                  threads: int) -> Iterator[ColumnBlock]:
+def _store_by_store(scan: StoreScan, rowsets: Sequence[DiskRowSet], memory: Sequence[MemRowSet], ordered: bool,
+                    threads: int) -> Iterator[ColumnBlock]:
+    """Without a merge: there is one store at most, or no order is asked for."""
     sources: list[Source] = []
     for rowset in rowsets:
         sources += [partial(scan.rowset, rowset)] if threads <= 1 else scan.pieces(rowset)
     sources += [partial(scan.memory, rows) for rows in memory]
-    yield from in_any_order(sources, threads)
+    if ordered:
+        yield from in_order(sources, threads)
+    else:
+        yield from in_any_order(sources, threads)
 
 
 def _merged(scan: StoreScan, rowsets: Sequence[DiskRowSet], memory: Sequence[MemRowSet], keys: Sequence[int],
@@ -218,18 +223,18 @@ class TabletScan:
         keys = key_range(schema, predicates)
         lower = keys.lower if lower is None else lower if keys.lower is None else max(lower, keys.lower)
         upper = keys.upper if upper is None else upper if keys.upper is None else min(upper, keys.upper)
-        rows = batch_rows or (TESTED_BATCH_ROWS if keys.rest else BATCH_ROWS)
-        scan = StoreScan(RowLayout(kept), snapshot, len(kept), lower=lower, upper=upper, batch_rows=rows, since=since,
+        scan = StoreScan(RowLayout(kept), snapshot, len(kept), lower=lower, upper=upper, since=since,
                          points=key_points(schema, predicates, POINTS_MAX), deleted_column=deleted_column)
         self._rowsets = [r for r in rowsets if scan.may_hold(r)]
         self._memory = list(memory)
-        self._ordered = ordered and len(self._rowsets) + len(self._memory) > 1
+        self._ordered = ordered
+        self._merged = ordered and len(self._rowsets) + len(self._memory) > 1
         self._keys: list[int] = []
-        if self._ordered:
+        if self._merged:
             kept, self._keys = _with_columns(kept, schema.key_columns)
         read, _ = _with_columns(kept, [schema.columns[_position(schema, p.column)] for p in predicates])
         self._late: BlockFilter | None = None
-        if self._ordered and since is not None and predicates:      # N1
+        if self._merged and since is not None and predicates:      # N1
             self._late = BlockFilter(read if deleted_column is None else with_deleted_column(read, deleted_column),
                                      self.schema, _tests(read, predicates) or (),
                                      [*range(self._columns), *([len(read)] if deleted_column is not None else [])])
@@ -237,15 +242,15 @@ class TabletScan:
         else:
             scan = replace(scan, layout=RowLayout(read), kept=len(kept), tests=_tests(read, predicates),
                            more=_tests(read, keys.rest))
-        self._scan = scan
+        self._scan = replace(scan, batch_rows=batch_rows or _batch_rows(read, bool(keys.rest), threads))
 
     def __iter__(self) -> Iterator[ColumnBlock]:
         blocks = self._blocks()
         return blocks if self._limit is None else _limited(blocks, self._limit)
 
     def _blocks(self) -> Iterator[ColumnBlock]:
-        if not self._ordered:
-            yield from _in_any_order(self._scan, self._rowsets, self._memory, self._threads)
+        if not self._merged:
+            yield from _store_by_store(self._scan, self._rowsets, self._memory, self._ordered, self._threads)
             return
         columns = self._columns if self._late is None else self._scan.kept
         for block in _merged(self._scan, self._rowsets, self._memory, self._keys, columns, self._threads):
@@ -261,6 +266,16 @@ class TabletScan:
     def __repr__(self) -> str:
         stores = f"{len(self._rowsets)} rowsets, {len(self._memory)} in memory"
         return f"<TabletScan of {', '.join(self.schema.names)}; {stores}>"
+
+
+def _batch_rows(read: Schema, tested: bool, threads: int) -> int:
+    """As many rows as fill the second-level cache, so that Python runs seldom; more where it must change threads."""
+    if tested:
+        return 4 * BATCH_ROWS
+    if any(column.type.is_binary for column in read):
+        return 2 * BATCH_ROWS if threads > 1 else BATCH_ROWS
+    width = sum(column.type.width_bytes for column in read)
+    return max(BATCH_ROWS, min(_BATCH_ROWS_MAX, _BATCH_BYTES // max(width, 1)))
 
 
 def _tests(read: Schema, predicates: Sequence[Predicate]) -> ColumnTests | None:

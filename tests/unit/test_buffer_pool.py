@@ -87,3 +87,16 @@ def test_a_child_after_a_fork_may_use_it() -> None:
         numbers(7)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.usefixtures("keeps")
+def test_sizes_that_nobody_asks_for_any_more_make_room() -> None:
+    buffer_pool.drop_all()
+    blocks = [one_column("BINARY", bytes(3 * MIB), nullable=False) for _ in range(30)]
+    del blocks
+    for _ in range(3):
+        blocks = [numbers(at) for at in range(0, 160)]      # 25 MiB in buffers of another size
+        del blocks
+    before = buffer_pool.kept_bytes()
+    held = [numbers(at) for at in range(0, 100)]
+    assert before - buffer_pool.kept_bytes() >= len(held) * 8 * ROWS

@@ -16,6 +16,7 @@ from typing import Any
 
 import delta_twin as twin
 import pytest
+import stopped
 from blocks import column
 from mini_tablet import MiniTablet, expected_rows, key_of
 
@@ -28,7 +29,9 @@ from kudu_storage._native.rowset_scan import RowSetReader
 from kudu_storage.common import types
 from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.errors import BadFormat
-from kudu_storage.tablet import scanning
+from kudu_storage.fs.blocks import open_block_manager
+from kudu_storage.fs.superblock import read_superblock
+from kudu_storage.tablet import read_ahead, scanning
 from kudu_storage.tablet.disk_rowset import DiskRowSet
 from kudu_storage.tablet.predicates import Predicate, key_range
 from kudu_storage.tablet.scanning import TabletScan, scan_stores
@@ -358,13 +361,24 @@ def test_codewords_are_judged_without_being_expanded(many_blocks: MiniTablet) ->
         assert reader.decoded_for_tests == 0
 
 
+def test_one_rowset_is_in_order_with_threads_too(many_blocks: MiniTablet) -> None:
+    [message] = many_blocks.metadata.message.rowsets
+    for _ in range(20):
+        rowset = DiskRowSet.open(message, many_blocks.blocks, many_blocks.schema)
+        scan = TabletScan([rowset], [], WIDE_APART, Snapshot(many_blocks.now + 1), columns=["key"], ordered=True,
+                          threads=3, batch_rows=10)
+        assert list(rows_of(scan)) == [(struct.pack("<i", key),) for key in range(ROWS)]
+
+
 # -- threads -----------------------------------------------------------------------------------------------------------
 def running() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "kudu-storage scan"]
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_a_scan_that_is_left_early_leaves_no_thread(tmp_path: Path, ordered: bool) -> None:
+def test_a_scan_that_is_left_early_leaves_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    ordered: bool) -> None:
+    monkeypatch.setattr(read_ahead, "GROUP_BLOCKS", 1)
     tablet = filled(tmp_path / "t", SINGLE, 3)
     rowsets = stores_of(tablet)
     scan = TabletScan(rowsets, [tablet.mem.rows], SINGLE, Snapshot(tablet.now + 1), ordered=ordered, threads=3,
@@ -402,3 +416,40 @@ def test_an_arrow_consumer_gets_the_rows_of_a_scan_on_threads(many_blocks: MiniT
         table = pyarrow.table(scan)
         assert sorted(table["number"].to_pylist()) == list(range(ROWS))
         assert table.schema.names == ["number", "word"]
+
+
+# -- files of real servers ---------------------------------------------------------------------------------------------
+SERVERS = [*stopped.golden_servers(), *stopped.shared_servers()]
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=lambda s: s.name)
+def test_predicates_on_a_real_servers_files_leave_what_a_filter_leaves(server: stopped.StoppedServer,
+                                                                       tmp_path: Path) -> None:
+    root = server.unpack(tmp_path)
+    rng = random.Random(server.name)
+    matched = 0
+    [metadata] = root.rglob("tablet-meta")
+    with open_block_manager([_data_root(root)], read_only=True) as blocks:
+        for tablet in sorted(server.checksums):
+            superblock = read_superblock(metadata / tablet)
+            schema = superblock.schema
+            cache = BlockCache(1 << 24)
+            rowsets = [DiskRowSet.open(m, blocks, schema, cache=cache) for m in superblock.message.rowsets]
+            moments = [int(at) for at in server.facts["snapshots"]][:2]
+            for snapshot in (Snapshot.everything(), *map(Snapshot, moments)):
+                whole = list(rows_of(scan_stores(rowsets, [], RowLayout(schema), snapshot, ordered=True)))
+                for _ in range(6):
+                    predicates = some_predicates(schema, rng, whole)
+                    wanted = [row for row in whole if all(holds(schema, row, p) for p in predicates)]
+                    matched += len(wanted)
+                    ordered = rng.random() < 0.5
+                    scan = TabletScan(rowsets, [], schema, snapshot, predicates=predicates, ordered=ordered,
+                                      threads=rng.choice((1, 2)))
+                    found = list(rows_of(scan))
+                    assert found == wanted if ordered else in_some_order(found) == in_some_order(wanted), predicates
+    assert matched
+
+
+def _data_root(root: Path) -> Path:
+    [instance] = root.rglob("block_manager_instance")
+    return instance.parent.parent
