@@ -9,8 +9,10 @@ our block cache warm:
   kudu       `kudu perf table_scan`: rows a second as it tells them, of client and server together
   parquet    pyarrow.parquet.read_table of the same rows, LZ4
   duckdb     SELECT * of the same rows from a database file into a pyarrow.Table, where duckdb can be imported
-Ratios are formed within a round: their speed to ours by the clock, and by processor time of this process. With one
-thread each, and with as many as each takes by itself.
+Ratios are formed within a round: their time over ours, by the clock, and by processor time: of this process, and for
+Kudu of its server alone, so without what the client spends on taking the rows. With one thread each, and with as many as
+there are processors; all columns, and one. Then scans with predicates that leave one row in a hundred: a range of keys,
+and numbers here and there.
 """
 from __future__ import annotations
 
@@ -37,6 +39,7 @@ from kudu_storage._native.mvcc import Snapshot
 from kudu_storage.fs.blocks import open_block_manager
 from kudu_storage.fs.superblock import read_superblock
 from kudu_storage.tablet.disk_rowset import DiskRowSet
+from kudu_storage.tablet.predicates import Column
 from kudu_storage.tablet.scanning import TabletScan
 
 MIB = 1 << 20
@@ -115,12 +118,20 @@ def timed(work: Callable[[], Any], rows: int) -> Took:
     return took
 
 
-def kudu_scan(binaries: oracle.KuduBinaries, master: str, table: str, rows: int, columns: Sequence[str] | None) -> Took:
+def processor_seconds(pid: int) -> float:
+    """Of another process, by its own clock: what clock_getcpuclockid() gives on Linux."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def kudu_scan(cluster: oracle.MiniCluster, table: str, rows: int, columns: Sequence[str] | None) -> Took:
     more = [f"--columns={','.join(columns)}"] if columns else []
-    said = binaries.run("perf", "table_scan", master, table, "--num_threads=1", *more, check=True).stdout
+    [server] = cluster.tservers
+    before = processor_seconds(server.pid)
+    said = cluster.binaries.run("perf", "table_scan", cluster.master_address, table, "--num_threads=1", *more,
+                                check=True).stdout
     found = re.search(r"Total count (\d+) cost ([\d.]+) seconds", said)
     assert found is not None and int(found[1]) == rows, said
-    return Took(float(found[2]), float(found[2]))
+    return Took(float(found[2]), processor_seconds(server.pid) - before)
 
 
 def duck(table: Table, columns: Sequence[str] | None, threads: int) -> pyarrow.Table:
@@ -130,6 +141,7 @@ def duck(table: Table, columns: Sequence[str] | None, threads: int) -> pyarrow.T
 
 def compare(table: Table, rows: int, rounds: int, columns: Sequence[str] | None, threads: int,
             kudu: Callable[[], Took] | None) -> None:
+    """Scans of all rows."""
     parts: dict[str, Callable[[], Took]] = {
         "ours": lambda: timed(lambda: table.ours(columns, threads), rows),
         "parquet": lambda: timed(lambda: pyarrow.parquet.read_table(
@@ -139,13 +151,38 @@ def compare(table: Table, rows: int, rounds: int, columns: Sequence[str] | None,
         parts["duckdb"] = lambda: timed(lambda: duck(table, columns, threads), rows)
     if kudu is not None:
         parts["kudu"] = kudu
+    what = f"{table.name}, {'all columns' if columns is None else ','.join(columns)}, {threads} threads"
+    in_turn(what, parts, rounds)
+
+
+def compare_selective(table: Table, rows: int, rounds: int) -> None:
+    """Scans with predicates, all columns, one thread."""
+    key, number = (Column(table.schema.columns[table.schema.find(name)]) for name in ("key", "int_val"))
+    first, end, below = rows // 2, rows // 2 + rows // 100, (1 << 31) // 100
+    for what, predicates, filters, where in (
+            ("1 % of keys", [key >= first, key < end], [("key", ">=", first), ("key", "<", end)],
+             f"key >= {first} AND key < {end}"),
+            ("int_val below its 1 %", [number < below], [("int_val", "<", below)], f"int_val < {below}")):
+        found = table.ours(None, 1, predicates=predicates).num_rows
+        parts: dict[str, Callable[[], Took]] = {
+            "ours": lambda predicates=predicates, found=found: timed(
+                lambda: table.ours(None, 1, predicates=predicates), found),
+            "parquet": lambda filters=filters, found=found: timed(
+                lambda: pyarrow.parquet.read_table(table.parquet, filters=filters, use_threads=False), found)}
+        if table.duckdb is not None:
+            table.duckdb.execute("SET threads = 1")
+            parts["duckdb"] = lambda where=where, found=found: timed(
+                lambda: table.duckdb.sql(f"SELECT * FROM {table.name} WHERE {where}").to_arrow_table(), found)
+        in_turn(f"{table.name}, {what}: {found} rows", parts, rounds)
+
+
+def in_turn(what: str, parts: dict[str, Callable[[], Took]], rounds: int) -> None:
     took: dict[str, list[Took]] = {name: [] for name in parts}
     for name in parts:      # warm
         parts[name]()
     for number in range(rounds):
         for name in parts if number % 2 else reversed(parts):
             took[name].append(parts[name]())
-    what = f"{table.name}, {'all columns' if columns is None else ','.join(columns)}, {threads} threads"
     print(f"{what}: ours {statistics.median(t.real_s for t in took['ours']) * 1000:.1f} ms")
     for name in parts:
         if name != "ours":
@@ -194,8 +231,10 @@ def run(binaries: oracle.KuduBinaries, folder: Path, rows: int, rounds: int) -> 
             for threads in (1, os.cpu_count() or 1):
                 for columns in (None, ["int_val"], ["string_val"]):
                     kudu = None if threads > 1 else lambda name=name, count=count, columns=columns: kudu_scan(
-                        binaries, cluster.master_address, name, count, columns)
+                        cluster, name, count, columns)
                     compare(table, count, rounds, columns, threads, kudu)
+            if name == NARROW:
+                compare_selective(table, count, rounds)
     finally:
         cluster.stop()
 
