@@ -10,9 +10,9 @@ our block cache warm:
   parquet    pyarrow.parquet.read_table of the same rows, LZ4
   duckdb     SELECT * of the same rows from a database file into a pyarrow.Table, where duckdb can be imported
 Ratios are formed within a round: their time over ours, by the clock, and by processor time: of this process, and for
-Kudu of its server alone, so without what the client spends on taking the rows. With one thread each, and with as many as
-there are processors; all columns, and one. Then scans with predicates that leave one row in a hundred: a range of keys,
-and numbers here and there.
+Kudu of its server alone, so without what the client spends on taking the rows. With one thread each, and with as many
+as there are processors; all columns, and one. Then scans with predicates that leave one row in a hundred: a range of
+keys, and numbers here and there.
 """
 from __future__ import annotations
 
