@@ -22,7 +22,7 @@ from kudu_storage._native.arrow_abi cimport ARROW_FLAG_NULLABLE, ArrowArray, Arr
 from kudu_storage._native.column_block cimport (
     KIND_BINARY, BlockBuffers, ColumnBlock, ColumnBuffers, block_release, block_retain,
 )
-from kudu_storage._native.utf8 cimport is_utf8
+from kudu_storage._native.utf8 cimport is_ascii, is_utf8
 
 from kudu_storage.errors import BadFormat, InvalidArgument
 
@@ -163,6 +163,8 @@ cdef bint column_is_utf8(const ColumnBuffers* column, int64_t row_count) noexcep
     """The column's bytes as a whole, and no cell that starts inside a character."""
     cdef int64_t row
     cdef size_t end = <size_t> column.offsets[row_count]
+    if is_ascii(column.data, end):
+        return True
     if not is_utf8(column.data, end):
         return False
     for row in range(row_count):

@@ -37,6 +37,12 @@ cdef inline const uint8_t* read_group(const uint8_t* pos, const uint8_t* end, ui
     pos += 1
     if end - pos < 16 and <uint32_t> (end - pos) < 4 + (tag >> 6) + ((tag >> 4) & 3) + ((tag >> 2) & 3) + (tag & 3):
         return NULL
+    if end - pos >= 16:
+        for i in range(4):
+            size = ((tag >> (6 - 2 * i)) & 3) + 1
+            out[i] = fixed32(pos) & (<uint32_t> 0xFFFFFFFF >> (32 - 8 * size))
+            pos += size
+        return pos
     for i in range(4):
         size = ((tag >> (6 - 2 * i)) & 3) + 1
         if end - pos >= 4:
@@ -83,7 +89,7 @@ cdef inline int bad_plain(PlainBlock* block, const char* why) noexcept nogil:
 
 
 cdef int plain_open(PlainBlock* block, const uint8_t* payload, size_t size) noexcept nogil:
-    cdef uint32_t i, previous = PLAIN_HEADER_BYTES, offsets_at, count
+    cdef uint32_t i, offsets_at, count, falls = 0
     cdef const uint8_t* pos
     cdef const uint8_t* end = payload + size
     cdef uint32_t* grown
@@ -112,10 +118,10 @@ cdef int plain_open(PlainBlock* block, const uint8_t* payload, size_t size) noex
             return bad_plain(block, b"a plain block's offsets are cut off")
         i += 4
     block.offsets[count] = offsets_at
-    for i in range(count + 1):
-        if block.offsets[i] < previous or block.offsets[i] > offsets_at:
-            return bad_plain(block, b"a plain block's offsets go backwards or outside")
-        previous = block.offsets[i]
+    for i in range(count):          # without a way out, so that several are looked at in one step
+        falls |= block.offsets[i + 1] < block.offsets[i]
+    if falls or block.offsets[0] < PLAIN_HEADER_BYTES:
+        return bad_plain(block, b"a plain block's offsets go backwards or outside")
     block.count = count
     return 0
 

@@ -73,4 +73,6 @@ cdef int decoder_read_codes(BlockDecoder* decoder, uint64_t first, uint64_t coun
 # One value of a block without nulls: its bytes, good until the next call. `scratch` has room for 16 bytes.
 cdef int decoder_value(BlockDecoder* decoder, uint64_t row, const Dictionary* dictionary, uint8_t* scratch,
                        const uint8_t** data, size_t* size) noexcept nogil
+# How long the byte strings of the open block are on average, as far as it is cheap to tell; else 0.
+cdef size_t decoder_mean_bytes(const BlockDecoder* decoder) noexcept nogil
 cdef int column_reserve(ColumnBuffers* column, size_t more) noexcept nogil      # 0, or -1: memory, or above 2 GiB

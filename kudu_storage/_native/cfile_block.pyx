@@ -8,7 +8,6 @@ Invariants:
  D3  Every codeword is below the dictionary's count before it is followed.
 """
 from libc.stdint cimport int32_t
-from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
 from kudu_storage._native.binary_block cimport (
@@ -17,6 +16,7 @@ from kudu_storage._native.binary_block cimport (
 from kudu_storage._native.bitshuffle cimport (
     shuffled_free, shuffled_init, shuffled_open, shuffled_read, shuffled_read_u32,
 )
+from kudu_storage._native.buffer_pool cimport pool_give, pool_take
 from kudu_storage._native.byte_buffer cimport buffer_free, buffer_reserve
 from kudu_storage._native.cursor cimport Cursor, cursor_left, cursor_of, read_varint
 from kudu_storage._native.rle cimport (
@@ -187,9 +187,12 @@ cdef int column_reserve(ColumnBuffers* column, size_t more) noexcept nogil:
     if column.data_bytes + more + BLOCK_PADDING_BYTES <= capacity:
         return 0
     capacity = max(capacity * 2, column.data_bytes + more + BLOCK_PADDING_BYTES)
-    grown = <uint8_t*> realloc(column.data, capacity)
+    grown = pool_take(capacity, &capacity)
     if grown == NULL:
         return -1
+    if column.data_bytes:
+        memcpy(grown, column.data, column.data_bytes)
+    pool_give(column.data)
     column.data = grown
     column.data_capacity = capacity
     return 0
@@ -403,6 +406,13 @@ cdef int decoder_read(BlockDecoder* decoder, uint64_t first, uint64_t count, con
     if present < count:
         spread_ends(out.offsets + at + 1, start, count, present, out.validity, at)
     return 0
+
+
+cdef size_t decoder_mean_bytes(const BlockDecoder* decoder) noexcept nogil:
+    if decoder.shape.width or decoder.value_count == 0 or decoder.shape.encoding == ENCODING_PREFIX \
+            or decoder.mode == DICT_CODES:
+        return 0
+    return (decoder.plain.offsets[decoder.value_count] - decoder.plain.offsets[0]) // decoder.row_count + 1
 
 
 cdef int decoder_read_codes(BlockDecoder* decoder, uint64_t first, uint64_t count, const Dictionary* dictionary,

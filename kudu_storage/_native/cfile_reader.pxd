@@ -45,6 +45,8 @@ cdef class CFileReader:
     cpdef int prepare_keys(self) except -1
     # The block's body, verified and decompressed, with a reference for the caller.
     cdef CachedBlock* fetch(self, BlockPointer pointer) except NULL nogil
+    # Also says (unless NULL) that it was not in the cache.
+    cdef CachedBlock* fetch_told(self, BlockPointer pointer, bint* from_disk) except NULL nogil
     cdef int fail(self, int kind, uint64_t offset, const char* why) except -1 with gil
     cdef bytes _raw(self, uint64_t offset, uint64_t size)
     cdef int _read_header(self) except -1

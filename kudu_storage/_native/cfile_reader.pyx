@@ -21,7 +21,8 @@ from kudu_storage._native.block_cache cimport cached_block_new, cached_block_rel
 from kudu_storage._native.byte_buffer cimport buffer_append, buffer_append_fixed32, buffer_free, buffer_reserve
 from kudu_storage._native.cfile_block cimport (
     BLOCK_PADDING_BYTES, DICT_CODES, ENCODING_BIT_SHUFFLE, ENCODING_DICT, ENCODING_PLAIN, ENCODING_PREFIX, ENCODING_RLE,
-    decoder_free, decoder_init, decoder_open, decoder_read, decoder_read_codes, decoder_value,
+    column_reserve, decoder_free, decoder_init, decoder_mean_bytes, decoder_open, decoder_read, decoder_read_codes,
+    decoder_value,
 )
 from kudu_storage._native.cfile_index cimport (
     IndexNode, compare_bytes, flat_append, flat_at_or_before, flat_free, flat_key, flat_pointer, node_entry, node_open,
@@ -59,6 +60,7 @@ cdef enum:
     LENGTH_BYTES = 4
     CHECKSUM_BYTES = 4
     READ_AHEAD_BYTES = 1048576
+    EXPECTED_BYTES_MAX = 16777216
     FAIL_CHECKSUM = 1
     FAIL_FORMAT = 2
     FAIL_TRUNCATED = 3
@@ -326,6 +328,9 @@ cdef class CFileReader:
 
     # -- blocks --------------------------------------------------------------------------------------------------------
     cdef CachedBlock* fetch(self, BlockPointer pointer) except NULL nogil:
+        return self.fetch_told(pointer, NULL)
+
+    cdef CachedBlock* fetch_told(self, BlockPointer pointer, bint* from_disk) except NULL nogil:
         cdef CachedBlock* block
         cdef CachedBlock* body
         cdef size_t overhead = CHECKSUM_BYTES if self.checksums else 0
@@ -339,6 +344,8 @@ cdef class CFileReader:
             block = self.cache.find(self.file_id, pointer.offset)
             if block != NULL:
                 return block
+        if from_disk != NULL:
+            from_disk[0] = True
         if pointer.size < overhead:
             self.fail(FAIL_FORMAT, pointer.offset, b"a block is shorter than its checksum")
             return NULL
@@ -702,13 +709,14 @@ cdef class ColumnCursor:
     cdef int open_block(self, BlockPointer pointer, int64_t index) except -1 nogil:
         cdef CachedBlock* block
         cdef uint64_t first, end
+        cdef bint from_disk = False
         if self.block != NULL and self.pointer.offset == pointer.offset:
             return 0
-        block = self.reader.fetch(pointer)
+        block = self.reader.fetch_told(pointer, &from_disk)
         cached_block_release(self.block)
         self.block = block
         self.pointer = pointer
-        if index >= 0:
+        if index >= 0 and from_disk:
             self._read_ahead(index)
         self.block_index = -1
         self.block_first = 0
@@ -754,9 +762,14 @@ cdef class ColumnCursor:
 
     cdef int read(self, uint64_t first, uint64_t count, ColumnBuffers* out, int64_t at) except -1 nogil:
         cdef uint64_t taken
+        cdef size_t expected
         while count:
             self.open_row(first)
             taken = min(count, self.block_end - first)
+            if taken < count and out.kind == KIND_BINARY:   # room for all at once, if the next blocks are like this one
+                expected = min(decoder_mean_bytes(&self.decoder) * count, <size_t> EXPECTED_BYTES_MAX)
+                if expected:
+                    column_reserve(out, expected)
             if decoder_read(&self.decoder, first - self.block_first, taken, &self.reader.dictionary, out, at):
                 return self._refuse()
             first += taken

@@ -35,6 +35,9 @@ cdef BlockBuffers* block_new(int32_t column_count, int64_t row_capacity) noexcep
 # Allocates the buffers of column `column`: 0 or -1 (out of memory). `nullable` allocates validity, all bits set.
 cdef int block_init_column(BlockBuffers* block, int32_t column, PhysicalKind kind, uint32_t width,
                            bint nullable) noexcept nogil
+# The same with values and offsets[1..] that are anything: for who writes each row, whatever happens to the block.
+cdef int block_init_unset(BlockBuffers* block, int32_t column, PhysicalKind kind, uint32_t width,
+                          bint nullable) noexcept nogil
 # Appends `size` bytes to the column's data: 0, or -1 when memory is short or the column would exceed 2**31 - 1 bytes.
 cdef int block_append_bytes(ColumnBuffers* column, const uint8_t* bytes, size_t size) noexcept nogil
 cdef void block_retain(BlockBuffers* block) noexcept nogil

@@ -16,6 +16,9 @@ class ColumnBlock:
     @property
     def row_count(self) -> int: ...
     @property
+    def cell_bytes(self) -> int:
+        """Of all cells, without offsets and validity."""
+    @property
     def references(self) -> int:
         """Holders of the buffers: this handle and every Arrow array not yet released."""
     def __len__(self) -> int: ...

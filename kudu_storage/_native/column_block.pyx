@@ -14,8 +14,10 @@ import decimal
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int8_t, int16_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
+
+from kudu_storage._native.buffer_pool cimport pool_give, pool_take, pool_take_zeroed
 
 from kudu_storage.errors import InternalError, InvalidArgument, Unsupported
 
@@ -65,11 +67,20 @@ cdef BlockBuffers* block_new(int32_t column_count, int64_t row_capacity) noexcep
 
 cdef int block_init_column(BlockBuffers* block, int32_t column, PhysicalKind kind, uint32_t width,
                            bint nullable) noexcept nogil:
-    """Values and offsets start as zeros, so a null cell needs no writing and offsets[0] is right from the start.
+    """Values and offsets start as zeros, so a null cell needs no writing and offsets[0] is right from the start."""
+    return init_column(block, column, kind, width, nullable, True)
 
-    Called once a column; what was allocated before a failure is freed with the block.
-    """
+
+cdef int block_init_unset(BlockBuffers* block, int32_t column, PhysicalKind kind, uint32_t width,
+                          bint nullable) noexcept nogil:
+    return init_column(block, column, kind, width, nullable, False)
+
+
+cdef int init_column(BlockBuffers* block, int32_t column, PhysicalKind kind, uint32_t width, bint nullable,
+                     bint zeroed) noexcept nogil:
+    """Called once a column; what was allocated before a failure is freed with the block."""
     cdef ColumnBuffers* buffers
+    cdef size_t size
     cdef size_t bitmap_bytes = (<size_t> block.row_capacity + 7) // 8
     if column < 0 or column >= block.column_count or width > WIDTH_MAX or (kind == KIND_FIXED and width == 0):
         return -1
@@ -77,18 +88,20 @@ cdef int block_init_column(BlockBuffers* block, int32_t column, PhysicalKind kin
     buffers.kind = kind
     buffers.width = width if kind == KIND_FIXED else 0
     if nullable:
-        buffers.validity = <uint8_t*> calloc(bitmap_bytes + 1, 1)
+        buffers.validity = pool_take(bitmap_bytes + 1, NULL)
         if buffers.validity == NULL:
             return -1
         memset(buffers.validity, 0xFF, bitmap_bytes)
+        buffers.validity[bitmap_bytes] = 0
+    size = (<size_t> block.row_capacity + 1) * (width if kind == KIND_FIXED else sizeof(int32_t))
     if kind == KIND_FIXED:
-        buffers.values = <uint8_t*> calloc(<size_t> block.row_capacity + 1, width)
+        buffers.values = pool_take_zeroed(size) if zeroed else pool_take(size, NULL)
         return 0 if buffers.values != NULL else -1
-    buffers.offsets = <int32_t*> calloc(<size_t> block.row_capacity + 1, sizeof(int32_t))
-    buffers.data = <uint8_t*> malloc(DATA_BYTES_FIRST)      # never NULL, so that readers of empty cells need not look
+    buffers.offsets = <int32_t*> (pool_take_zeroed(size) if zeroed else pool_take(size, NULL))
+    buffers.data = pool_take(DATA_BYTES_FIRST, &buffers.data_capacity)  # never NULL: readers of empty cells need not look
     if buffers.offsets == NULL or buffers.data == NULL:
         return -1
-    buffers.data_capacity = DATA_BYTES_FIRST
+    buffers.offsets[0] = 0
     return 0
 
 
@@ -124,10 +137,10 @@ cdef void block_release(BlockBuffers* block) noexcept nogil:
     if block == NULL or kudu_atomic_add(&block.references, -1) != 0:
         return
     for i in range(block.column_count):
-        free(block.columns[i].validity)
-        free(block.columns[i].values)
-        free(block.columns[i].offsets)
-        free(block.columns[i].data)
+        pool_give(block.columns[i].validity)
+        pool_give(block.columns[i].values)
+        pool_give(block.columns[i].offsets)
+        pool_give(block.columns[i].data)
     free(block.columns)
     free(block)
 
@@ -420,6 +433,14 @@ cdef class ColumnBlock:
     @property
     def row_count(self):
         return self.buffers.row_count
+
+    @property
+    def cell_bytes(self):
+        cdef int32_t i
+        cdef size_t total = 0
+        for i in range(self.buffers.column_count):
+            total += <size_t> self.buffers.row_count * self.buffers.columns[i].width + self.buffers.columns[i].data_bytes
+        return total
 
     @property
     def references(self):

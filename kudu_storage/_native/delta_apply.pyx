@@ -321,6 +321,10 @@ cdef int _work(DeltaApplier self, bint with_deleted) noexcept nogil:
     memset(self.live, 1, <size_t> self.row_count)
     for column in range(self.layout.info.column_count):
         self.updates[column].size = 0
+    if self.slices.size == 0 and self.since is None:        # rows without deltas cost next to nothing
+        memset(self.shown, 1, <size_t> self.row_count)
+        self.shown_count = self.row_count
+        return 0
     if self.slices.size:
         _count(self)
         status = _gather(self)
@@ -464,7 +468,10 @@ cdef class DeltaApplier:
         if self.slices.failed:
             raise MemoryError()
         self.row_count = row_count
-        with nogil:
+        if self.slices.size or self.since is not None:
+            with nogil:
+                status = _work(self, with_deleted)
+        else:
             status = _work(self, with_deleted)
         if status < 0:
             self.row_count = 0

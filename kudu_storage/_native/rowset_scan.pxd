@@ -1,4 +1,5 @@
 """Reading one flushed rowset: finding a key's row, and batches of rows as they are at a snapshot. See rowset_scan.pyx."""
+from cpython.object cimport PyObject
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
@@ -28,6 +29,15 @@ cdef class RowSetReader:
     cdef readonly DeltaApplier applier
     cdef readonly int64_t row_count
     cdef readonly int64_t read_bytes        # of byte strings, in the base columns of the batch read last
+    cdef readonly object schema             # of the blocks that come out
+    cdef int32_t kept                       # of the layout's columns, the first ones
+    cdef list selectors                     # ColumnSelectors, those that cost least first
+    cdef bint few_runs                      # of shown rows, in the batch in hand
     cdef list cursors                       # by column of the layout: ColumnCursor, or None where the rowset lacks it
-    cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out, int32_t target) except -1
-    cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1
+    cdef PyObject** cursor_of               # the same, borrowed, for code without the GIL; NULL for None
+    cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out,
+                        int32_t target) except -1 nogil
+    cdef int _refuse_missing(self, int32_t column) except -1 with gil
+    cdef int _read_picked(self, int32_t column, BlockBuffers* out) except -1 nogil
+    cdef int _select(self) except -1
+    cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1 nogil

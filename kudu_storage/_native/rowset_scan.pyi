@@ -3,9 +3,11 @@ from collections.abc import Sequence
 from kudu_storage._native.bloom_reader import BloomReader
 from kudu_storage._native.cfile_reader import CFileReader, ColumnCursor
 from kudu_storage._native.column_block import ColumnBlock
+from kudu_storage._native.column_tests import ColumnTests
 from kudu_storage._native.delta import DeltaRun
 from kudu_storage._native.delta_apply import DeltaApplier
 from kudu_storage._native.delta_memstore import DeltaMemStore
+from kudu_storage.common.schema import Schema
 
 class KeyFinder:
     def __init__(self, index: CFileReader, bloom: BloomReader | None, min_key: bytes, max_key: bytes) -> None: ...
@@ -23,11 +25,16 @@ class KeyFinder:
     def first_row(self, key: bytes) -> int: ...
 
 class RowSetReader:
-    def __init__(self, applier: DeltaApplier, files: Sequence[CFileReader | None], row_count: int) -> None: ...
+    def __init__(self, applier: DeltaApplier, files: Sequence[CFileReader | None], row_count: int,
+                 tests: ColumnTests | None = None, kept: int | None = None) -> None: ...
     @property
     def applier(self) -> DeltaApplier: ...
     @property
     def row_count(self) -> int: ...
+    @property
+    def schema(self) -> Schema: ...
+    @property
+    def decoded_for_tests(self) -> int: ...
     @property
     def read_bytes(self) -> int: ...
     def read(self, first: int, count: int, undos: list[DeltaRun], redos: list[DeltaRun],

@@ -4,22 +4,32 @@ Knows column files, deltas and layouts; neither blocks nor superblocks. Python r
 never per row. Invariants:
  S1  A batch's deltas are prepared before a column is read: a batch that shows no row costs no column.
  S2  A column file has the type and nullability of the layout's column, and as many rows as the rowset.
- S3  A key that the bloom filter turns away, or that is outside [min_key, max_key], is not looked for in the index.
+ S3  The columns that are tested are judged before others are read; these are read where rows are left, and there alone
+     when these lie close. What comes out is what the tests would leave of the whole batch.
+ S4  A key that the bloom filter turns away, or that is outside [min_key, max_key], is not looked for in the index.
 """
+from cpython.object cimport PyObject
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from kudu_storage._native.bloom cimport city_hash64
 from kudu_storage._native.cfile_index cimport compare_bytes
 from kudu_storage._native.column_block cimport (
-    KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers, block_append_bytes, block_init_column, block_new,
-    block_release,
+    KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBlock, ColumnBuffers, PhysicalKind, block_append_bytes,
+    block_init_column, block_init_unset, block_new, block_release,
 )
+from kudu_storage._native.column_tests cimport ColumnTests
+from kudu_storage._native.delta cimport ByteBuffer
+from kudu_storage._native.delta_apply cimport CellUpdate
 from kudu_storage._native.delta_memstore cimport DeltaMemStore
 from kudu_storage._native.row_layout cimport ColumnLayout
+from kudu_storage._native.row_selection cimport ColumnSelector, next_run, runs_are_few
 
 from kudu_storage._native.delta import CELL_SCHEMA
+from kudu_storage._native.row_layout import with_deleted_column
+from kudu_storage.common.schema import Schema
 from kudu_storage.errors import BadFormat, InvalidArgument
 
 
@@ -105,17 +115,35 @@ cdef int _fill_default(const ColumnLayout* info, ColumnBuffers* column, int64_t 
     return 0
 
 
+cdef bint _touches_shown(DeltaApplier applier, int32_t column) noexcept nogil:
+    """Whether the batch's deltas change a cell of the column in a row that is shown."""
+    cdef const CellUpdate* updates = <const CellUpdate*> applier.updates[column].data
+    cdef size_t i
+    for i in range(applier.updates[column].size // sizeof(CellUpdate)):
+        if applier.shown[updates[i].row]:
+            return True
+    return False
+
+
+cdef int _no_memory() except -1 with gil:
+    raise MemoryError()
+
+
 cdef class RowSetReader:
     """Args:
         applier: made for the layout and the snapshot wanted.
         files: by column of the applier's layout: its file, or None where the rowset lacks the column.
         row_count: rows of the rowset.
+        tests: ColumnTests on the layout's columns that rows must pass, or None.
+        kept: how many of the layout's first columns come out; None: all.
     Raises:
         BadFormat: a file that is not one of such a column.
     """
 
-    def __init__(self, DeltaApplier applier not None, files, row_count):
+    def __init__(self, DeltaApplier applier not None, files, row_count, ColumnTests tests=None, kept=None):
         cdef int32_t i
+        if self.applier is not None:
+            raise InvalidArgument("a reader is made once")
         self.applier = applier
         self.row_count = row_count
         self.cursors = []
@@ -125,6 +153,24 @@ cdef class RowSetReader:
             self.cursors.append(None if file is None else ColumnCursor(file))
         if len(self.cursors) != applier.layout.info.column_count:
             raise InvalidArgument(f"{len(self.cursors)} files for {applier.layout.info.column_count} columns")
+        self.cursor_of = <PyObject**> calloc(<size_t> len(self.cursors) + 1, sizeof(PyObject*))
+        if self.cursor_of == NULL:
+            raise MemoryError()
+        for i, cursor in enumerate(self.cursors):
+            self.cursor_of[i] = NULL if cursor is None else <PyObject*> cursor
+        self.kept = applier.layout.info.column_count if kept is None else kept
+        if not 0 <= self.kept <= applier.layout.info.column_count:
+            raise InvalidArgument(f"{self.kept} of {applier.layout.info.column_count} columns")
+        self.schema = applier.schema
+        if self.kept < applier.layout.info.column_count:
+            self.schema = Schema(tuple(applier.layout.schema.columns[:self.kept]))
+            if applier.deleted_column is not None:
+                self.schema = with_deleted_column(self.schema, applier.deleted_column)
+        self.selectors = [] if tests is None else [
+            ColumnSelector(applier.layout, tests, column, self.cursors[column]) for column in tests.columns()]
+
+    def __dealloc__(self):
+        free(self.cursor_of)
 
     def _check_file(self, CFileReader file not None, column):
         if file.type is not column.type or bool(file.shape.nullable) != column.nullable:
@@ -133,45 +179,79 @@ cdef class RowSetReader:
         if <int64_t> file.row_count != self.row_count:
             raise BadFormat(f"{file.row_count} rows in a rowset of {self.row_count}", path=file.name)
 
-    cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out, int32_t target) except -1:
+    cdef int _read_base(self, int32_t column, int64_t first, int64_t count, BlockBuffers* out,
+                        int32_t target) except -1 nogil:
         """Base cells of rows [first, first + count) as column `target` of `out`."""
         cdef const ColumnLayout* info = &self.applier.layout.info.columns[column]
-        cdef ColumnCursor cursor = self.cursors[column]
+        cdef PhysicalKind kind = KIND_FIXED if info.width else KIND_BINARY
         cdef int status
-        if block_init_column(out, target, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
-            raise MemoryError()
-        if cursor is not None:
-            with nogil:
-                cursor.read(<uint64_t> first, <uint64_t> count, &out.columns[target], 0)
+        if self.cursor_of[column] != NULL:
+            if block_init_unset(out, target, kind, info.width, info.nullable) < 0:
+                return _no_memory()
+            (<ColumnCursor> self.cursor_of[column]).read(<uint64_t> first, <uint64_t> count, &out.columns[target], 0)
             self.read_bytes += <int64_t> out.columns[target].data_bytes
             return 0
-        with nogil:
-            status = _fill_default(info, &out.columns[target], count)
+        if block_init_column(out, target, kind, info.width, info.nullable) < 0:
+            return _no_memory()
+        status = _fill_default(info, &out.columns[target], count)
         if status == -2:
-            raise BadFormat(f"the rowset lacks column {self.applier.layout.schema.columns[column].name!r}, for which there "
-                            "is neither a default of its width nor NULL")
-        if status < 0:
-            raise MemoryError()
+            return self._refuse_missing(column)
+        return _no_memory() if status < 0 else 0
+
+    cdef int _refuse_missing(self, int32_t column) except -1 with gil:
+        raise BadFormat(f"the rowset lacks column {self.applier.layout.schema.columns[column].name!r}, for which there is "
+                        "neither a default of its width nor NULL")
+
+    cdef int _read_picked(self, int32_t column, BlockBuffers* out) except -1 nogil:
+        """The shown rows alone, run by run, into column `column` of `out`."""
+        cdef const ColumnLayout* info = &self.applier.layout.info.columns[column]
+        cdef ColumnBuffers* to = &out.columns[column]
+        cdef int64_t at = 0, end = 0, begin = 0
+        if block_init_unset(out, column, KIND_FIXED if info.width else KIND_BINARY, info.width, info.nullable) < 0:
+            return _no_memory()
+        while next_run(self.applier.shown, self.applier.row_count, end, &begin, &end):
+            (<ColumnCursor> self.cursor_of[column]).read(<uint64_t> (self.applier.first_row + begin),
+                                                         <uint64_t> (end - begin), to, at)
+            at += end - begin
+        self.read_bytes += <int64_t> to.data_bytes
         return 0
 
-    cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1:
-        cdef DeltaApplier applier = self.applier
+    cdef int _read_column(self, int32_t column, BlockBuffers* out) except -1 nogil:
         cdef BlockBuffers* base
-        cdef int status
-        if applier.shown_count == applier.row_count and applier.updates[column].size == 0:
-            self._read_base(column, applier.first_row, applier.row_count, out, column)
-            return 0
-        base = block_new(1, applier.row_count)
+        cdef bint updated = _touches_shown(self.applier, column)
+        if self.applier.shown_count == self.applier.row_count and not updated:
+            return self._read_base(column, self.applier.first_row, self.applier.row_count, out, column)
+        if self.few_runs and not updated and self.cursor_of[column] != NULL:
+            return self._read_picked(column, out)
+        base = block_new(1, self.applier.row_count)
         if base == NULL:
-            raise MemoryError()
+            return _no_memory()
         try:
-            self._read_base(column, applier.first_row, applier.row_count, base, 0)
-            with nogil:
-                status = applier.patch(column, &base.columns[0], out, column)
-            if status < 0:
-                raise MemoryError()
+            self._read_base(column, self.applier.first_row, self.applier.row_count, base, 0)
+            if self.applier.patch(column, &base.columns[0], out, column) < 0:
+                return _no_memory()
         finally:
             block_release(base)
+        return 0
+
+    cdef int _select(self) except -1:
+        """The tests: fewer rows of the batch are shown."""
+        cdef DeltaApplier applier = self.applier
+        cdef ColumnSelector selector
+        cdef ByteBuffer* updates
+        cdef int64_t row, left
+        for found in self.selectors:
+            if applier.shown_count == 0:
+                break
+            selector = found
+            updates = &applier.updates[selector.column]
+            with nogil:
+                selector.select(<uint64_t> applier.first_row, <uint64_t> applier.row_count, <const CellUpdate*> updates.data,
+                                <int64_t> (updates.size // sizeof(CellUpdate)), applier.shown)
+                left = 0
+                for row in range(applier.row_count):
+                    left += applier.shown[row]
+            applier.shown_count = left
         return 0
 
     def read(self, int64_t first, int64_t count, list undos not None, list redos not None, DeltaMemStore memory=None):
@@ -182,20 +262,23 @@ cdef class RowSetReader:
         """
         cdef DeltaApplier applier = self.applier
         cdef BlockBuffers* out
-        cdef int32_t i, columns = applier.layout.info.column_count
+        cdef int32_t i, columns = self.kept
         cdef int64_t row, at = 0
         if first < 0 or count < 0 or first + count > self.row_count:
             raise InvalidArgument(f"rows {first} to {first + count} of {self.row_count}")
         self.read_bytes = 0
         applier.prepare(first, count, undos, redos, memory)
+        self._select()
         if applier.shown_count == 0:
             return None
         out = block_new(columns + (applier.deleted_column is not None), applier.shown_count)
         if out == NULL:
             raise MemoryError()
+        self.few_runs = applier.shown_count < count and runs_are_few(applier.shown, count)
         try:
-            for i in range(columns):
-                self._read_column(i, out)
+            with nogil:         # once for all: to take the GIL again may mean to wait for it
+                for i in range(columns):
+                    self._read_column(i, out)
             if out.column_count > columns:
                 if block_init_column(out, columns, KIND_FIXED, 1, False) < 0:
                     raise MemoryError()
@@ -207,7 +290,12 @@ cdef class RowSetReader:
         except BaseException:
             block_release(out)
             raise
-        return ColumnBlock.wrap(out, applier.schema)
+        return ColumnBlock.wrap(out, self.schema)
+
+    @property
+    def decoded_for_tests(self):
+        """Cells decoded to be tested so far; codewords are not."""
+        return sum(selector.decoded_rows for selector in self.selectors)
 
 
 # -- delta files -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,21 @@ cdef inline size_t ascii_run(const uint8_t* data, size_t size) noexcept nogil:
     return i
 
 
+cdef inline bint is_ascii(const uint8_t* data, size_t size) noexcept nogil:
+    """Looks at many bytes in one step."""
+    cdef size_t at = 0, end, i
+    cdef uint8_t seen
+    while at < size:
+        end = min(at + 4096, size)
+        seen = 0
+        for i in range(at, end):
+            seen |= data[i]
+        if seen & 0x80:
+            return False
+        at = end
+    return True
+
+
 cdef inline size_t utf8_step(const uint8_t* data, size_t size, bint* valid) noexcept nogil:
     """Bytes of the character that `data` (size > 0) starts with. Where there is none, valid is false and the answer is
     the longest start of a character found there, at least one byte: what one U+FFFD stands for."""

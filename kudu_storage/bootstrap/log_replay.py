@@ -141,7 +141,7 @@ class RecoveredRows:
     pending: tuple[PendingOperation, ...]
     last_timestamp: int             # of the log's last operation; 0: it has none
     applied_timestamp: int          # the highest one applied; 0: none
-    applied_index: int              # of the last operation applied in turn; 0: none
+    applied: OpId | None            # the last operation applied in turn
     # The highest ids that a COMMIT names; -1: none. (rowset, delta store) of each recorded rowset.
     memrowset_id: int
     rowset_id: int
@@ -160,7 +160,7 @@ class PendingOperation(NamedTuple):
     result: bytes | None
 
 
-def recover_rows(files: TabletFiles, blocks: BlockManager, cache: BlockCache) -> RecoveredRows:
+def recover_rows(files: TabletFiles, blocks: BlockManager | None, cache: BlockCache) -> RecoveredRows:
     """Rebuild the rows of a tablet from its rowsets and what its log has beyond them, so that it can go on from there.
 
     Raises the typed error of the first problem that files which are whole and untouched cannot have.
@@ -239,7 +239,8 @@ class _Run:
         return RecoveredRows(
             self._rows, tuple(self._rowsets or ()), layout,
             schemas.version if superblock is None else max(schemas.version, superblock.schema_version), pending,
-            replayer.last_timestamp, replayer.applied_timestamp, (replayer.applied_opid or (0, 0))[1],
+            replayer.last_timestamp, replayer.applied_timestamp,
+            OpId(*replayer.applied_opid) if replayer.applied_opid else None,
             replayer.highest_memrowset_id, replayer.highest_rowset_id, tuple(replayer.delta_store_ids), self.report)
 
     def _refuse_problems(self) -> None:

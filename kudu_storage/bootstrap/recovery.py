@@ -42,7 +42,7 @@ def store_of(superblock: Superblock, recovered: RecoveredRows, metadata: TabletM
     flushed_before = recovered.rowsets or superblock.last_durable_mrs_id >= 0
     return TabletStore(
         superblock.tablet_id, view, port, applied=applied, last_timestamp=max(recovered.last_timestamp, newest),
-        applied_index=max(recovered.applied_index, port.log.first_index - 1, 0),
+        applied_index=max(recovered.applied.index if recovered.applied else 0, port.log.first_index - 1, 0),
         needs_log_from=None if flushed_before else max(port.log.first_index, 1),
         read_only=_part_of_a_table(superblock), history_seconds=history_seconds(superblock),
         history_mark=_mark_of(superblock, recovered, applied))

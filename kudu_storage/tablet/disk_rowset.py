@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kudu_storage._native.bloom_reader import BloomReader
 from kudu_storage._native.cfile_reader import CFileReader
+from kudu_storage._native.column_tests import ColumnTests
 from kudu_storage._native.delta import DeltaCells, DeltaRun
 from kudu_storage._native.delta_apply import DeltaApplier
 from kudu_storage._native.delta_memstore import DeltaMemStore
@@ -204,28 +205,30 @@ class DiskRowSet:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
     def scan(self, layout: RowLayout, snapshot: Snapshot, *, first: int = 0, end: int | None = None,
-             batch_rows: int = BATCH_ROWS, since: Snapshot | None = None, deleted_column: str | None = None
-             ) -> Iterator[ColumnBlock]:
+             batch_rows: int = BATCH_ROWS, since: Snapshot | None = None, deleted_column: str | None = None,
+             tests: ColumnTests | None = None, kept: int | None = None) -> Iterator[ColumnBlock]:
         """Rows [first, end) as they are at the snapshot, by key, in blocks of the layout's columns; none is empty.
 
         Args:
             layout: columns wanted, by id. Those that the rowset lacks have their read default, or NULL.
             since, deleted_column: for a diff scan; see DeltaApplier.
+            tests: of the layout's columns; only rows that pass come out. Columns are then read as far as rows are left.
+            kept: so many of the layout's first columns come out (default all); those behind are there to be tested.
         Raises:
             CorruptionError's kinds, DiskError: what is damaged is named.
         """
         return self.batches(layout, snapshot, [(first, self.row_count if end is None else end)], batch_rows=batch_rows,
-                            since=since, deleted_column=deleted_column)
+                            since=since, deleted_column=deleted_column, tests=tests, kept=kept)
 
     def batches(self, layout: RowLayout, snapshot: Snapshot, ranges: Sequence[tuple[int, int]], *,
-                batch_rows: int = BATCH_ROWS, since: Snapshot | None = None, deleted_column: str | None = None
-                ) -> Iterator[ColumnBlock]:
+                batch_rows: int = BATCH_ROWS, since: Snapshot | None = None, deleted_column: str | None = None,
+                tests: ColumnTests | None = None, kept: int | None = None) -> Iterator[ColumnBlock]:
         """As scan(), for several ranges of rows, one after the other."""
         applier = DeltaApplier(layout, snapshot, since=since, deleted_column=deleted_column)
         undos = [f.window() for f in self.undo_files if f.matters(snapshot, since)]
         redos = [f.window() for f in self.redo_files if f.matters(snapshot, since)]
         in_flush = self._memory_runs()
-        reader = RowSetReader(applier, [self.column(c.id) for c in layout.schema], self.row_count)
+        reader = RowSetReader(applier, [self.column(c.id) for c in layout.schema], self.row_count, tests, kept)
         step = min(batch_rows, _FEW_ROWS) if any(c.type.is_binary for c in layout.schema) else batch_rows
         for first, end in ranges:
             at = first

@@ -1,7 +1,7 @@
 """Columns and predicates, as in kudu-python: `t["id"] >= 1`, `t["name"].in_list([...])`, `t["note"].is_null()`. Pure.
 
  P1  All predicates of a scan must hold.
- P2  Key bounds that they imply are only a hint: every predicate is tested on every row that is read.
+ P2  What key_range() takes out of `rest` holds for each row of its range, and for no other row.
 """
 from __future__ import annotations
 
@@ -75,35 +75,79 @@ class Column:
 
 
 # -- what predicates say about keys ------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Encoded keys in [lower, upper) are all that can match; None: no bound. `rest`: what the range does not say."""
+
+    lower: bytes | None
+    upper: bytes | None
+    rest: tuple[Predicate, ...]
+
+
 def key_bounds(schema: Schema, predicates: Sequence[Predicate]) -> tuple[bytes | None, bytes | None]:
     """The first encoded key that can match and the first one behind all that can; None: no bound."""
+    found = key_range(schema, predicates)
+    return found.lower, found.upper
+
+
+def key_range(schema: Schema, predicates: Sequence[Predicate]) -> KeyRange:
+    """Equality on the first columns of the key, then a range of the next: rows in it need no other test of these."""
     prefix = b""
+    rest = list(predicates)
     last = schema.key_column_count - 1
     for i, column in enumerate(schema.key_columns):
         mine = [p for p in predicates if p.column == column.name]
-        equal = next((p.cells[0] for p in mine if p.kind == "eq"), None)
+        equal = next((p for p in mine if p.kind == "eq"), None)
         if equal is None:
-            return _range_bounds(prefix, column, mine, is_last=i == last)
-        prefix += encode_key_cell(column, equal, is_last=i == last)
-    return (prefix, prefix + b"\0") if prefix else (None, None)
+            return _range_of(prefix, column, mine, rest, is_last=i == last)
+        prefix += encode_key_cell(column, equal.cells[0], is_last=i == last)
+        rest = [p for p in rest if p is not equal]
+    return KeyRange(prefix, prefix + b"\0", tuple(rest)) if last >= 0 else KeyRange(None, None, tuple(rest))
 
 
-def _range_bounds(prefix: bytes, column: ColumnSchema, mine: Sequence[Predicate], *,
-                  is_last: bool) -> tuple[bytes | None, bytes | None]:
-    lower, upper = prefix or None, _after(prefix)
+def _range_of(prefix: bytes, column: ColumnSchema, mine: Sequence[Predicate], rest: Sequence[Predicate], *,
+              is_last: bool) -> KeyRange:
+    lowers = [prefix] if prefix else []
+    uppers = [_after(prefix)]
+    said = []
     for predicate in mine:
-        if predicate.kind not in ("ge", "gt", "le", "lt"):
+        if not predicate.cells:
             continue
-        bound = prefix + encode_key_cell(column, predicate.cells[0], is_last=is_last)
+        bounds = sorted(prefix + encode_key_cell(column, cell, is_last=is_last) for cell in predicate.cells)
+        # The first key behind those whose column has a value: at the end of a key nothing follows a byte string.
+        behind = [bound + b"\0" if is_last else _after(bound) for bound in bounds]
         if predicate.kind in ("ge", "gt"):
-            lower = bound if lower is None else max(lower, bound)
+            bound = bounds[0] if predicate.kind == "ge" else behind[0]
+            if bound is None:
+                continue
+            lowers.append(bound)
+        elif predicate.kind in ("le", "lt"):
+            uppers.append(bounds[0] if predicate.kind == "lt" else behind[0])
+        elif predicate.kind == "in":
+            lowers.append(bounds[0])
+            uppers.append(behind[-1])
+            continue
         else:
-            end = bound if predicate.kind == "lt" else _after(bound)
-            upper = end if upper is None else upper if end is None else min(upper, end)
-    return lower, upper
+            continue
+        said.append(predicate)
+    ends = [upper for upper in uppers if upper is not None]
+    return KeyRange(max(lowers, default=None), min(ends, default=None),
+                    tuple(p for p in rest if not any(p is other for other in said)))
 
 
 def _after(prefix: bytes) -> bytes | None:
     """The first byte string above all that start with `prefix`; None: there is none."""
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+def key_points(schema: Schema, predicates: Sequence[Predicate], most: int) -> list[bytes] | None:
+    """The encoded keys of an in-list on a key of one column, at most so many, by key; None: there is no such list."""
+    if schema.key_column_count != 1:
+        return None
+    [column] = schema.key_columns
+    lists = [p for p in predicates if p.column == column.name and p.kind == "in" and len(p.cells) <= most]
+    if not lists:
+        return None
+    shortest = min(lists, key=lambda p: len(p.cells))
+    return sorted({encode_key_cell(column, cell, is_last=True) for cell in shortest.cells})

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from kudu_storage._native.bloom_reader import BloomReader
 from kudu_storage._native.cfile_reader import CFileReader, ValueFilter
-from kudu_storage.errors import KuduStorageError
+from kudu_storage._native.column_tests import ColumnTests
+from kudu_storage._native.delta_apply import DeltaApplier
+from kudu_storage._native.mvcc import Snapshot
+from kudu_storage._native.row_layout import RowLayout
+from kudu_storage._native.rowset_scan import RowSetReader
+from kudu_storage.common import types
+from kudu_storage.common.schema import ColumnSchema, Schema
+from kudu_storage.errors import BadFormat, KuduStorageError
 
 GOLDEN = sorted(cfiles.GOLDEN.glob("*.cfile"))
 TRIES = 150
@@ -41,6 +48,7 @@ def exercise(data: bytes) -> None:
         reader.index_keys()
         for key in (b"", b"\x80", b"\xff" * 20, *reader.metadata.values()):
             cursor.find(key)
+    scan_with_tests(reader, count)
     if reader.type.is_binary:
         with suppress(KuduStorageError):
             cursor.matching(ValueFilter(reader, lower=b"a", upper=b"z"), 0, count)
@@ -49,6 +57,19 @@ def exercise(data: bytes) -> None:
         with suppress(KuduStorageError):
             bloom = BloomReader(reader)
             bloom.probe(b"some key"), bloom.probe(b"\xff\xff")
+
+
+def scan_with_tests(reader: CFileReader, count: int) -> None:
+    """As a scan with predicates reads it: whole blocks, codewords, and the few rows that others left."""
+    schema = Schema((ColumnSchema("c", reader.type, nullable=reader.is_nullable, id=0),))
+    cell = b"m" if reader.type.is_binary else b"\1" * reader.type.width_bytes
+    for tests in ([(0, "ge", (cell,))], [(0, "in", (cell, cell[:-1] + b"\2"))], [(0, "null", ())],
+                  [(0, "not_null", ()), (0, "lt", (cell,))]):
+        with suppress(KuduStorageError):
+            applier = DeltaApplier(RowLayout(schema), Snapshot.everything())
+            rows = RowSetReader(applier, [reader], reader.num_values, ColumnTests(schema, tests))
+            for first in range(0, count, 700):
+                rows.read(first, min(700, count - first), [], [])
 
 
 def changed(source: random.Random, data: bytearray, start: int, end: int) -> None:
@@ -94,6 +115,34 @@ def test_changed_blocks_with_fitting_checksums_are_read_or_refused(path: str) ->
         struct.pack_into("<I", damaged, offset + size - 4, cfiles.crc32c(bytes(damaged[offset:offset + size - 4])))
         with suppress(KuduStorageError):
             exercise(bytes(damaged))
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_a_codeword_above_the_dictionary_is_an_error_in_a_scan_with_predicates(null: bool) -> None:
+    words = [b"word %d" % (i % 3) if not null or i % 4 else None for i in range(200)]
+    data = cfiles.written_column(one_column("BINARY", *words, nullable=null), encoding=5)
+    footer = cfiles.footer_of(data)
+    schema = Schema((ColumnSchema("c", types.BY_NAME["BINARY"], nullable=null, id=0),))
+    tests = ColumnTests(schema, [(0, "eq", (b"word 1",))])
+    at = footer.dict_block_ptr.offset
+    size = footer.dict_block_ptr.size - 4
+    # The same dictionary with one entry less: the data's codewords 2 lead outside.
+    fewer = cfiles.written_column(one_column("BINARY", b"word 0", b"word 1", nullable=False), encoding=5)
+    other = cfiles.footer_of(fewer).dict_block_ptr
+    short = fewer[other.offset:other.offset + other.size - 4]
+    assert len(short) <= size and data[at:at + size] != short
+    damaged = bytearray(data[:at] + short + struct.pack("<I", cfiles.crc32c(short)))
+    footer.dict_block_ptr.size = len(short) + 4
+    footer_bytes = footer.SerializeToString()
+    rest = data[at + size + 4:len(data) - 16 - struct.unpack("<I", data[-4:])[0]]
+    damaged += b"\0" * (size - len(short)) + rest
+    tail = footer_bytes + b"kuducfl2" + struct.pack("<I", len(footer_bytes))
+    damaged += struct.pack("<I", cfiles.crc32c(tail)) + tail
+    source = cfiles.memory_source(bytes(damaged))
+    reader = CFileReader(source.fd, 0, len(damaged), owner=source.owner)
+    rows = RowSetReader(DeltaApplier(RowLayout(schema), Snapshot.everything()), [reader], 200, tests)
+    with pytest.raises(BadFormat, match="outside of the dictionary"):
+        rows.read(0, 200, [], [])
 
 
 @pytest.mark.parametrize("path", GOLDEN[::6], ids=lambda p: p.stem)
