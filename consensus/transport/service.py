@@ -78,6 +78,7 @@ class ConsensusService:
                 data: bytes = response.SerializeToString()
                 return data
         leader = addressed.message.leader_id    # type: ignore[union-attr]  # decode_update gives UpdateRequests
+        self._refuse_me(leader)
         route.take(call, leader)
         route.deliver(leader, addressed.message, call)
         return LATER
@@ -94,9 +95,16 @@ class ConsensusService:
             data: bytes = response.SerializeToString()
             return data
         candidate = addressed.message.candidate_id  # type: ignore[union-attr]  # as above
+        self._refuse_me(candidate)
         route.take(call, candidate)
         route.deliver(candidate, addressed.message, call)
         return LATER
+
+    def _refuse_me(self, sender: str) -> None:
+        """A replica sends itself nothing: whoever has our uuid is another one by mistake, or means harm."""
+        if sender == self.me:
+            raise CallRefused(f"Invalid argument: a call from {self._uuid.decode()}, which is this server",
+                              code=RpcCode.ERROR_INVALID_REQUEST)
 
     def _check(self, addressed: Addressed, error: Any, method: str) -> Route | None:
         if not self._is_for_us(addressed.dest_uuid, error, method):

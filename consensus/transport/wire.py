@@ -51,6 +51,10 @@ _update_response_pb: Any = message_class("kudu.consensus.ConsensusResponsePB")
 _vote_request_pb: Any = message_class("kudu.consensus.VoteRequestPB")
 _vote_response_pb: Any = message_class("kudu.consensus.VoteResponsePB")
 _run_election_pb: Any = message_class("kudu.consensus.RunLeaderElectionRequestPB")
+# Terms, indexes and timestamps above these are refused: nobody gets there by counting, and what follows from them must
+# still fit into a message.
+_NUMBER_MAX: Final = 2**62
+_TIMESTAMP_MAX: Final = 2**63 - 1
 _KINDS: Final = {int(kind): kind for kind in Kind}
 
 
@@ -92,6 +96,13 @@ def caller_of(wire: bytes, names: Names) -> str:
     return name
 
 
+def _time_floor_of(data: Buffer) -> int:
+    time_floor = fixed64_field(data, TIME_FLOOR_FIELD)
+    if time_floor > _TIMESTAMP_MAX:
+        raise BadFrame(f"a timestamp of {time_floor}")
+    return time_floor
+
+
 # -- updates -----------------------------------------------------------------------------------------------------------
 class UpdateEncoder:
     """Update requests of one replica to one peer: what does not change is encoded once."""
@@ -131,10 +142,13 @@ def decode_update(data: Buffer, names: Names, call: object = None) -> Addressed:
         raise BadFrame("operations without the one that precedes them")
     else:
         preceding = MINIMUM_OPID
+    term, safe_time = message.caller_term, message.safe_timestamp
+    if term > _NUMBER_MAX or preceding.index > _NUMBER_MAX or max(safe_time, timestamp) > _TIMESTAMP_MAX:
+        raise BadFrame(f"an update of term {term} after {preceding}, with timestamps {safe_time} and {timestamp}")
     request = UpdateRequest(
-        caller_of(message.caller_uuid, names), message.caller_term, preceding, message.committed_index, runs,
-        message.all_replicated_index, message.safe_timestamp, fixed64_field(rest, TIME_FLOOR_FIELD),
-        message.last_idx_appended_to_leader, 0, Operations(body, timestamp) if runs else None, call)
+        caller_of(message.caller_uuid, names), term, preceding, message.committed_index, runs,
+        message.all_replicated_index, safe_time, _time_floor_of(rest), message.last_idx_appended_to_leader, 0,
+        Operations(body, timestamp) if runs else None, call)
     return Addressed(message.tablet_id, message.dest_uuid, request)
 
 
@@ -173,6 +187,8 @@ def decode_update_response(data: Buffer, peer: str, seq: int) -> UpdateResponse 
     """
     message = parse(_update_response_pb, data)
     status = message.status
+    if message.responder_term > _NUMBER_MAX:
+        raise BadFrame(f"an answer of term {message.responder_term}")
     if message.HasField("error"):
         failure = send_failure_from(message.error.code)
         if failure is SendFailure.UNREACHABLE and message.HasField("responder_term"):
@@ -183,7 +199,7 @@ def decode_update_response(data: Buffer, peer: str, seq: int) -> UpdateResponse 
     error = update_error_from(status.error.code) if status.HasField("error") else None
     last, ours = status.last_received, status.last_received_current_leader
     return UpdateResponse(peer, message.responder_term, OpId(last.term, last.index), OpId(ours.term, ours.index),
-                          status.last_committed_idx, error, seq, fixed64_field(data, TIME_FLOOR_FIELD))
+                          status.last_committed_idx, error, seq, _time_floor_of(data))
 
 
 # -- votes -------------------------------------------------------------------------------------------------------------
@@ -203,7 +219,7 @@ def decode_vote_request(data: Buffer, names: Names, call: object = None) -> Addr
     """A VoteRequestPB. Raises BadFrame."""
     message = parse(_vote_request_pb, data)
     last = message.candidate_status.last_received
-    if message.candidate_term < 1 or last.term < 0 or last.index < 0:
+    if not 1 <= message.candidate_term <= _NUMBER_MAX or last.term < 0 or last.index < 0:
         raise BadFrame(f"no candidate can have term {message.candidate_term} and last operation "
                        f"{last.term}.{last.index}")
     request = VoteRequest(caller_of(message.candidate_uuid, names), message.candidate_term,
@@ -230,11 +246,13 @@ def decode_vote_response(data: Buffer, voter: str, asked: VoteRequest) -> VoteRe
     message = parse(_vote_response_pb, data)
     if message.HasField("error"):
         return None
+    if message.responder_term > _NUMBER_MAX:
+        raise BadFrame(f"a vote of term {message.responder_term}")
     denial = denial_from(message.consensus_error.code) if message.HasField("consensus_error") else None
     granted = message.vote_granted and not message.HasField("consensus_error")
     return VoteResponse(voter, asked.term, asked.is_pre_election, granted,
                         0 if denial in WITHHELD else max(message.responder_term, 0), denial,
-                        fixed64_field(data, TIME_FLOOR_FIELD))
+                        _time_floor_of(data))
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------

@@ -38,6 +38,9 @@ cdef enum:
     REPLICATE_TAG = 0x12        # LogEntryPB.replicate
     RUNS_MAX = 4096             # a request of 1 MiB with as many configurations in it is none that anybody sends
 
+# Terms and indexes above it are refused: nobody gets there by counting, and adding to them must not overflow.
+cdef int64_t NUMBER_MAX = (<int64_t> 1) << 62
+
 cdef enum:                      # as consensus.raft.messages.Kind numbers them
     KIND_DATA = 0
     KIND_NO_OP = 1
@@ -143,7 +146,7 @@ cdef object _cut(object parts, int64_t first, int64_t last, bint wire):
     cdef bytes made
     cdef int turn, status
     cdef tuple all_parts = tuple(parts)
-    if first < 1 or last < first:
+    if first < 1 or last < first or last > NUMBER_MAX:
         raise InvalidArgument(f"no operations {first} to {last}")
     made = None
     found.first = first
@@ -284,7 +287,7 @@ cdef list _runs_of(const uint8_t* body, size_t size, uint64_t* timestamp):
             break
         if status < 0:
             raise BadFrame("an operation that cannot be parsed")
-        if entry.index < 1 or entry.term < 1:
+        if entry.index < 1 or entry.term < 1 or entry.index > NUMBER_MAX or entry.term > NUMBER_MAX:
             raise BadFrame(f"no operation can be {entry.term}.{entry.index}")
         if run.last and (entry.index != run.last + 1 or entry.term < run.term):
             raise BadFrame(f"operation {entry.term}.{entry.index} after {run.term}.{run.last}")

@@ -38,7 +38,7 @@ def test_a_missing_operation_is_an_error_and_never_left_out() -> None:
     for parts in ([batch(OPS[:2]), batch(OPS[3:])], [batch(OPS[:6])], [batch(OPS[1:])], []):
         with pytest.raises(InvalidArgument):
             ops_field(parts, 1, 7)
-    for first, last in ((0, 1), (3, 2), (-1, 4)):
+    for first, last in ((0, 1), (3, 2), (-1, 4), (1, 2**63 - 1)):
         with pytest.raises(InvalidArgument):
             ops_field([batch(OPS)], first, last)
 
@@ -101,6 +101,8 @@ def test_a_heartbeat_has_no_operations() -> None:
     [(1, 0, WRITE, b"")],
     [(-1, 1, WRITE, b"")],
     [(1, -5, WRITE, b"")],
+    [(1, 2**63 - 1, WRITE, b""), (1, 1, WRITE, b"")],           # nothing can follow it
+    [(2**63 - 1, 1, WRITE, b"")],
     [(1, 1, 2, b"")],                                           # no such type
 ], ids=str)
 def test_impossible_operations_are_refused(ops: Any) -> None:

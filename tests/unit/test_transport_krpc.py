@@ -19,6 +19,7 @@ from consensus.transport.peers import EARLY_BYTES_MAX
 from consensus.transport.service import SERVICE
 from kudu_storage.common.opid import OpId
 from kudu_storage.errors import ConnectionLost, InvalidArgument, NoSuchMethod, RequestRefused, ServerUnavailable
+from kudu_storage.protos import message_class
 from kudu_storage.rpc import Method, connect
 from kudu_storage.rpc.connection import ClientConnection, State
 
@@ -209,6 +210,23 @@ def test_bytes_that_are_no_request_reach_no_replica_and_the_connection_goes_on()
             with pytest.raises(NoSuchMethod):
                 await connection.call(Method(SERVICE, "MultiRaftUpdateConsensus"), b"", timeout_s=10)
             await connection.call(Method(SERVICE, "GetNodeInstance"), b"", timeout_s=10)
+            assert b.received.empty() and b.connections.empty()
+            await connection.close()
+
+    on_loop(run)
+
+
+def test_a_server_takes_nothing_that_claims_to_be_from_itself() -> None:
+    async def run() -> None:
+        async with group("b") as (b,):
+            connection = await raw(b)
+            mine = b.endpoint.uuid.encode()
+            vote: Any = message_class("kudu.consensus.VoteRequestPB")(
+                tablet_id=TABLET, candidate_uuid=mine, candidate_term=5,
+                candidate_status={"last_received": {"term": 4, "index": 9}})
+            for method, message in (("UpdateConsensus", request(caller_uuid=mine)), ("RequestConsensusVote", vote)):
+                with pytest.raises(RequestRefused):
+                    await connection.call(Method(SERVICE, method), message.SerializeToString(), timeout_s=10)
             assert b.received.empty() and b.connections.empty()
             await connection.close()
 

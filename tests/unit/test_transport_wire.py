@@ -24,7 +24,7 @@ A, B, C = (letter * 32 for letter in "abc")
 NAMES = Names([A, B, C])
 indexes = st.integers(0, 2**62)
 op_ids = st.builds(OpId, indexes, indexes)
-timestamps = st.integers(0, 2**64 - 1)
+timestamps = st.integers(0, 2**63 - 1)
 
 
 def pb(name: str, data: bytes) -> Any:
@@ -114,6 +114,24 @@ def test_requests_that_make_no_sense_are_bad_frames(data: bytes) -> None:
         wire.decode_update(data, NAMES)
 
 
+@pytest.mark.parametrize("message", [
+    update(term=2**62 + 1), update(preceding=OpId(1, 2**62 + 1)), update(safe_time=2**63), update(time_floor=2**63)],
+    ids=range(4))
+def test_numbers_that_nothing_can_follow_are_bad_frames(message: UpdateRequest) -> None:
+    with pytest.raises(BadFrame):
+        wire.decode_update(wire.UpdateEncoder(TABLET, A, B, NAMES).encode(message), NAMES)
+
+
+def test_answers_with_numbers_that_nothing_can_follow_are_bad_frames() -> None:
+    for response in (UpdateResponse(B, 2**62 + 1), UpdateResponse(B, 2**62 + 1, error=UpdateError.MALFORMED),
+                     UpdateResponse(B, 1, time_floor=2**63)):
+        with pytest.raises(BadFrame):
+            wire.decode_update_response(wire.encode_update_response(response, NAMES), B, 7)
+    for vote in (VoteResponse(B, 1, False, True, 2**62 + 1), VoteResponse(B, 1, False, True, 1, None, 2**63)):
+        with pytest.raises(BadFrame):
+            wire.decode_vote_response(wire.encode_vote_response(vote, NAMES), B, VoteRequest(A, 4, OpId(3, 7)))
+
+
 @given(st.builds(UpdateResponse, st.just(B), indexes, op_ids, op_ids, indexes,
                  st.sampled_from([None, *codes.CONSENSUS_ERRORS]), st.just(7), timestamps))
 @settings(max_examples=100, deadline=None)
@@ -191,7 +209,8 @@ def test_a_server_without_the_tablet_gives_no_vote() -> None:
     assert wire.decode_vote_response(message.SerializeToString(), B, VoteRequest(A, 4, OpId(3, 7))) is None
 
 
-@pytest.mark.parametrize("fields", [{"candidate_term": 0}, {"candidate_term": -1}, {"candidate_uuid": b"nobody"},
+@pytest.mark.parametrize("fields", [{"candidate_term": 0}, {"candidate_term": -1}, {"candidate_term": 2**63 - 1},
+                                    {"candidate_uuid": b"nobody"},
                                     {"candidate_status": {"last_received": {"term": -1, "index": 1}}},
                                     {"candidate_status": {"last_received": {"term": 1, "index": -1}}}], ids=str)
 def test_impossible_candidates_are_bad_frames(fields: dict[str, Any]) -> None:
