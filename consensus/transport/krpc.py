@@ -63,6 +63,10 @@ class TransportOptions:
     vote_timeout_s: float = 1.5
     generic_service: bool = True
 
+    def __post_init__(self) -> None:
+        if self.update_timeout_s <= 0 or self.vote_timeout_s <= 0:
+            raise InvalidArgument(f"transport options out of range: {self}")
+
 
 class Endpoint:
     """This server: where it listens, whom it knows."""
@@ -91,6 +95,11 @@ class Endpoint:
         self._server: Server | None = None
         self._starting: asyncio.Future[None] | None = None
         self._users = 0
+
+    @property
+    def server(self) -> Server | None:
+        """What listens and has the connections of others; None: not started."""
+        return self._server
 
     @property
     def address(self) -> str:

@@ -52,6 +52,11 @@ class Peers:
     def address(self, name: str) -> str | None:
         return self._addresses.get(name)
 
+    def waiting_bytes(self, name: str) -> int:
+        """Bytes of calls that the kernel has not taken yet, or that wait for a connection."""
+        channel = self._channels.get(name)
+        return channel.connection.queued_bytes if channel is not None and channel.connection is not None else 0
+
     def start_call(self, to: str, method: Method, payload: Payload, on_done: OnDone, timeout_s: float) -> None:
         """Call a server. Raises an RpcError if nothing of it will be sent (P1, P3), InvalidArgument if it is larger
         than a frame may be."""
