@@ -1,0 +1,1 @@
+"""Replicas over the wire, as Kudu does it. See krpc.py."""
