@@ -274,8 +274,10 @@ cdef class LogWriter:
         core_release(self.core)
 
     # -- appending -------------------------------------------------------------------------------------------------
-    cpdef Append append_many(self, list payloads):
+    cpdef Append append_many(self, list payloads, uint64_t timestamp=0):
         """Queue opaque entries as one batch. Returns an Append at once; never waits for the disk.
+
+        timestamp: of the entries; 0: now, but after all before.
 
         With durability "os", when much is queued and nobody writes it, it gives that to the kernel before it returns.
 
@@ -294,7 +296,7 @@ cdef class LogWriter:
         if self.compresses_here and held is payloads:
             held = list(held)       # other threads may run meanwhile
         while token is None:
-            token = self._append_payloads((<PyListObject*> held).ob_item, PyList_GET_SIZE(held))
+            token = self._append_payloads((<PyListObject*> held).ob_item, PyList_GET_SIZE(held), timestamp)
         return token
 
     cdef Append append_one(self, payload):
@@ -303,21 +305,23 @@ cdef class LogWriter:
         cdef PyObject* item = <PyObject*> held
         cdef Append token = None
         while token is None:
-            token = self._append_payloads(&item, 1)
+            token = self._append_payloads(&item, 1, 0)
         return token
 
-    cdef Append _append_payloads(self, PyObject** payloads, Py_ssize_t count):
+    cdef Append _append_payloads(self, PyObject** payloads, Py_ssize_t count, uint64_t timestamp):
         """Of bytes objects, which the caller holds. None: the next index is another by now."""
         cdef Py_ssize_t i
         cdef size_t body = 0, size
         cdef int64_t term = self.core.term, index
-        cdef uint64_t timestamp
         cdef Batch* batch
         cdef uint8_t* out
         cdef Envelope envelope
         self._check_usable()
         index = kudu_load(&self.core.next_index)
-        timestamp = self._next_timestamp()
+        if timestamp == 0:
+            timestamp = self._next_timestamp()
+        else:
+            self.core.last_timestamp = max(self.core.last_timestamp, timestamp)
         envelope.index_end = 0
         for i in range(count):
             size = <size_t> PyBytes_GET_SIZE(<object> payloads[i])
@@ -626,15 +630,18 @@ cdef class LogWriter:
                           advice="free space, open the log and append the rest again")
 
     # -- reading ---------------------------------------------------------------------------------------------------
-    def cached(self, int64_t index):
-        """The batch that holds `index` as (LogEntryBatchPB bytes holder), or None: read it from disk."""
+    def cached(self, int64_t index, *, bint unwritten=False):
+        """The batch that holds `index` as (LogEntryBatchPB bytes holder), or None: read it from disk.
+
+        unwritten: also one that is not acknowledged yet, as Raft sends it to peers.
+        """
         cdef Batch* batch
         cdef CachedBatch found
         if self.is_foreign():
             raise self._foreign()
         pthread_mutex_lock(&self.core.mutex)
         batch = cache_find(&self.core.cache, index)
-        if batch != NULL and batch.serial > self.core.written_serial:
+        if batch != NULL and not unwritten and batch.serial > self.core.written_serial:
             batch_release(batch)
             batch = NULL            # what it replaces is what is acknowledged
         pthread_mutex_unlock(&self.core.mutex)
