@@ -14,7 +14,9 @@ from consensus.raft import effects as fx
 from consensus.raft.inputs import ReadBarrier
 from kudu_storage.errors import KuduStorageError
 
-_Group = list["Future[int]"]
+
+class ReadGroup(list["Future[int]"]):
+    """Reads that share a barrier: its token."""
 
 
 class Reads:
@@ -23,10 +25,10 @@ class Reads:
     def __init__(self, loop: AbstractEventLoop, feed: Callable[[ReadBarrier], None]) -> None:
         self._loop = loop
         self._feed = feed
-        self._joining: _Group = []
-        self._asked: list[_Group] = []
-        self._unready: list[_Group] = []
-        self._waiting: list[tuple[int, _Group]] = []    # for the state machine, by index
+        self._joining = ReadGroup()
+        self._asked: list[ReadGroup] = []
+        self._unready: list[ReadGroup] = []
+        self._waiting: list[tuple[int, ReadGroup]] = []    # for the state machine, by index
 
     def ask(self) -> Future[int]:
         """A read that begins now. Those of one turn share a barrier, which begins after all of them."""
@@ -37,11 +39,11 @@ class Reads:
         return future
 
     def _start(self) -> None:
-        group, self._joining = self._joining, []
+        group, self._joining = self._joining, ReadGroup()
         if group:
             self._ask_core(group)
 
-    def _ask_core(self, group: _Group) -> None:
+    def _ask_core(self, group: ReadGroup) -> None:
         self._asked.append(group)
         self._feed(ReadBarrier(group))
 
@@ -84,15 +86,15 @@ class Reads:
 
     def fail_all(self, error: KuduStorageError) -> None:
         groups = [self._joining, *self._asked, *self._unready, *[group for _, group in self._waiting]]
-        self._joining, self._asked, self._unready, self._waiting = [], [], [], []
+        self._joining, self._asked, self._unready, self._waiting = ReadGroup(), [], [], []
         for group in groups:
             self.failed(group, error)
 
-    def _forget(self, group: _Group) -> None:
+    def _forget(self, group: ReadGroup) -> None:
         self._asked = [other for other in self._asked if other is not group]
 
 
-def _tell(group: _Group, index: int) -> None:
+def _tell(group: ReadGroup, index: int) -> None:
     for future in group:
         if not future.done():
             future.set_result(index)

@@ -30,7 +30,7 @@ from consensus.replica.clock import HybridClock, SystemRandom
 from consensus.replica.driver import Driver, Handlers
 from consensus.replica.log_port import Events, LogPort
 from consensus.replica.ports import Clock, Network, Random
-from consensus.replica.reads import Reads
+from consensus.replica.reads import ReadGroup, Reads
 from consensus.replica.recovery import Found, first_config, open_replica, tablet_id_of
 from consensus.replica.rounds import Call, Rounds, fail_calls
 from consensus.replica.snapshots import Snapshot, snapshot_path, write_snapshot
@@ -60,7 +60,6 @@ TIMEOUT_S: Final = 10.0
 PAYLOAD_BYTES_MAX: Final = 16 << 20
 # Proposals that are not committed yet. Above it propose() refuses: a group without a majority must not eat the memory.
 UNCOMMITTED_BYTES_MAX: Final = 64 << 20
-_RETRIED: Final = (Refusal.NOT_READY,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ class RaftReplica:
         self._first = first_config(me, peers, join)
         self._peers = dict(peers)
         self._timing = timing or Timing()
-        self._disk = disk or Disk()
+        self._disk = Disk() if disk is None else disk
         self._log_options: dict[str, Any] = {
             "durability": durability, "segment_size": segment_size, "cache_size": cache_size, "queue_size": "64MiB",
             "create": True, "tablet_id": self.tablet_id, "disk": self._disk}
@@ -554,17 +553,17 @@ class RaftReplica:
 
     def _refused(self, effect: fx.Refused) -> None:
         token, refusal = effect.token, effect.refusal
-        if isinstance(token, list):
+        if isinstance(token, ReadGroup):
+            if refusal is Refusal.NOT_READY:
+                self._reads.not_ready(token)
+            else:
+                self._reads.failed(token, self._not_leader())
+        elif isinstance(token, list):
             fail_calls(token, self._not_leader() if refusal is Refusal.NOT_LEADER else Aborted(refusal.value))
         elif isinstance(token, _Ask):
             token.answer(refusal)
-        elif isinstance(token, asyncio.Future):
-            if not token.done():
-                token.set_result(refusal)
-        elif refusal in _RETRIED:
-            self._reads.not_ready(token)
-        else:
-            self._reads.failed(token, self._not_leader())
+        elif isinstance(token, asyncio.Future) and not token.done():
+            token.set_result(refusal)
 
     def _encode_config(self, config: Config) -> bytes:
         return config_record(self.tablet_id, self._raft.state.configs.committed, config, self._names)
