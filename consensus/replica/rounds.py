@@ -99,6 +99,7 @@ class Rounds:
             if head.term < term:
                 self._fail_head(Aborted("another leader's operation was committed in its place"))
                 continue
+            assert head.next >= first, f"P3: {head.term}.{head.next} was passed over"
             self._give(head, first, last, results)
             if head.next <= head.last:
                 return

@@ -102,7 +102,8 @@ class Group:
         """Until all have applied the same."""
         def is_level() -> bool:
             states = [r.status() for r in self.replicas.values()]
-            return len({(s.last, s.applied_index) for s in states}) == 1 and states[0].last.index == states[0].applied_index
+            return len({(s.last, s.applied_index) for s in states}) == 1 \
+                and states[0].last.index == states[0].applied_index
         await until(is_level, "all replicas level")
 
     def values(self, name: str) -> list[str]:

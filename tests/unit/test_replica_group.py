@@ -1,4 +1,4 @@
-"""Three replicas in one program, on real logs: what proposers, readers and people are told, whatever happens to leaders."""
+"""Three replicas in one program, on real logs: what proposers, readers and people are told, whatever happens."""
 from __future__ import annotations
 
 import asyncio
