@@ -1,4 +1,4 @@
-"""Native batches of operations: parts of them, objects, COMMITs, and the scan of a whole log; protobuf is the oracle."""
+"""Native batches of operations: parts, objects, COMMITs, and the scan of a whole log; protobuf is the oracle."""
 from __future__ import annotations
 
 from typing import Any
@@ -17,7 +17,7 @@ ALL = 1 << 62
 RECORD = _record(tablet_id=b"t", old_config={}, new_config={"peers": [{"permanent_uuid": b"a"}]}).SerializeToString()
 
 
-def batch(*ops: tuple[int, int, bytes | None | str]) -> bytes:
+def batch(*ops: tuple[int, int, bytes | str | None]) -> bytes:
     """(term, index, payload): None begins a term, text is a configuration."""
     made = _batch()
     for term, index, payload in ops:
@@ -33,7 +33,7 @@ def batch(*ops: tuple[int, int, bytes | None | str]) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def size(*ops: tuple[int, int, bytes | None | str]) -> int:
+def size(*ops: tuple[int, int, bytes | str | None]) -> int:
     return len(batch(*ops))
 
 
