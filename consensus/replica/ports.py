@@ -6,9 +6,10 @@ other's. None of the calls may block: what takes time is reported later, as an i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from consensus.raft.configuration import Config
+from consensus.raft.inputs import SendFailed
 from consensus.raft.messages import (
     Message,
     Run,
@@ -48,8 +49,8 @@ class Transport(Protocol):
     def reply(self, call: object, message: UpdateResponse | VoteResponse) -> None: ...
 
 
-# (from, message, call): a message came. A request's answer goes to `call`; an answer has none.
-Deliver = Callable[[str, Message, object], None]
+# (from, message, call): a message came, or word that one was lost. What a request is answered with goes to `call`.
+Deliver = Callable[[str, Message | SendFailed, Any], None]
 # (peer, up): a connection to or from it was made or ended.
 OnConnection = Callable[[str, bool], None]
 

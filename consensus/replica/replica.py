@@ -26,6 +26,7 @@ from consensus.raft.progress import Sending
 from consensus.raft.refusals import Refusal
 from consensus.raft.status import Status
 from consensus.raft.timing import Timing
+from consensus.replica.admin import Admin
 from consensus.replica.clock import HybridClock, SystemRandom
 from consensus.replica.driver import Driver, Handlers
 from consensus.replica.log_port import Events, LogPort
@@ -36,6 +37,7 @@ from consensus.replica.rounds import Call, Rounds, fail_calls
 from consensus.replica.snapshots import Snapshot, snapshot_path, write_snapshot
 from consensus.replica.state_machine import Applier, StateMachine
 from consensus.replica.trail import Trail
+from consensus.transport import Endpoint
 from consensus.transport.configs import config_record, config_to, record_config
 from kudu_storage import Log
 from kudu_storage._native.disk import Disk
@@ -603,13 +605,5 @@ def _expire(future: asyncio.Future[Any], timeout: float, maybe_applied: bool) ->
 
 def _krpc(me: str, peers: Mapping[str, str], tablet_id: str, replica: RaftReplica) -> Network:
     """The transport over the wire, which listens at the address of `me`."""
-    try:
-        from consensus.transport.krpc import Endpoint  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise InvalidArgument("this build has no transport over the wire", advice="give a transport=") from None
-    from consensus.replica.admin import Admin
-
-    endpoint = Endpoint(me, peers[me], peers=peers)
-    transport: Any = endpoint.transport(tablet_id, Admin(replica))
-    transport.names = endpoint.names
-    return transport  # type: ignore[no-any-return]
+    transport: Any = Endpoint(me, peers[me], peers=peers).transport(tablet_id, Admin(replica))
+    return transport  # type: ignore[no-any-return]  # its calls are its own; all else is as Network says
