@@ -2,8 +2,8 @@
 
     python bench/replica_driver.py [--batches 3000] [--transport memory|krpc]
 
-Three replicas in one loop, durability "os" (what the disk does is not Python's), one batch at a time, so that nothing is
-shared between batches. The state machine's own apply() is measured apart and taken off: it is the user's.
+Three replicas in one loop, durability "os" (what the disk does is not Python's), one batch at a time, so that nothing
+is shared between batches. The state machine's own apply() is measured apart and taken off: it is the user's.
 """
 from __future__ import annotations
 
