@@ -196,7 +196,7 @@ class Driver:
 
     def _go_on(self, done: Future[Any], effects: list[Effect], at: int) -> None:
         self._blocked = None
-        if self.failure is not None:
+        if done.cancelled() or (done.exception() is not None and self.failure is not None) or self.failure is not None:
             return
         try:
             done.result()

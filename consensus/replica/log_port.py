@@ -126,7 +126,7 @@ class LogPort:
             body = _cut(payload, first, runs[-1].last)
         if first > writer.next_index:
             return self._lost(first)
-        return self.log.append_entries(body, replace=first < writer.next_index)
+        return self.log.append_entries(body, replace=True)
 
     def _lost(self, first: int) -> Append | None:
         """For want of space what stands before it was thrown away, and that was not reported yet (L4)."""
@@ -266,8 +266,10 @@ class LogPort:
         return tuple(runs)
 
     def fetch(self, first: int, last: int, max_bytes: int = REQUEST_BYTES_MAX) -> Future[Slice]:
-        """read() of what must come from disk. The future may fail with Collected, CorruptionError, DiskError."""
-        return self._loop.run_in_executor(None, self._fetch, first, last, max_bytes)
+        """read() of what must come from disk, as far as it is written: behind that the disk may have what is about to be
+        replaced. The future may fail with Collected, CorruptionError, DiskError."""
+        unwritten = min([p.first for p in self._pending if p.token is not None], default=last + 1)
+        return self._loop.run_in_executor(None, self._fetch, first, min(last, unwritten - 1), max_bytes)
 
     def _fetch(self, first: int, last: int, max_bytes: int) -> Slice:
         parts: list[Any] = []

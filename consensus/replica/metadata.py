@@ -2,21 +2,26 @@
 
 M1  What a call was given is durable when its future is done, and the driver goes on no sooner (R3).
 M2  One write at a time: a replica's driver stands still until it is done. The loop's thread does not touch the disk.
-M3  On disk a member is its permanent uuid, as in Kudu; consensus/transport/names.py says which.
+M3  A full disk is no failure: the write is tried again every RETRY_S, and until then the replica says nothing.
+M4  On disk a member is its permanent uuid, as in Kudu; consensus/transport/names.py says which.
 """
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from asyncio import AbstractEventLoop, Future
-from typing import Any
+from typing import Any, Final
 
 from consensus.raft.configuration import Config
 from consensus.transport.configs import config_from, config_to
 from consensus.transport.names import Names
 from kudu_storage._native.disk import Disk
-from kudu_storage.errors import DiskError
 from kudu_storage.fs.consensus_metadata import TYPE, read_consensus_metadata, write_consensus_metadata
 from kudu_storage.protos import message_class
+
+_log = logging.getLogger(__name__)
+RETRY_S: Final = 0.5
 
 
 class MetadataFile:
@@ -78,7 +83,29 @@ class MetadataFile:
         assert self._loop is not None
         copy: Any = message_class(TYPE)()
         copy.CopyFrom(self._message)
-        return self._loop.run_in_executor(None, lambda: write_consensus_metadata(self.path, copy, disk=self._disk))
+        durable: Future[None] = self._loop.create_future()
+        self._try(copy, durable)
+        return durable
+
+    def _try(self, message: Any, durable: Future[None]) -> None:
+        """Again and again while the disk is full (M3)."""
+        assert self._loop is not None
+        written = self._loop.run_in_executor(
+            None, lambda: write_consensus_metadata(self.path, message, disk=self._disk))
+        written.add_done_callback(lambda done: self._tried(message, durable, done))
+
+    def _tried(self, message: Any, durable: Future[None], done: Future[None]) -> None:
+        if durable.done() or done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            durable.set_result(None)
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            assert self._loop is not None
+            _log.warning("%s cannot be written, the replica waits: %s", self.path, error)
+            self._loop.call_later(RETRY_S, self._try, message, durable)
+        else:
+            durable.set_exception(error)
 
 
 def make_folder(folder: str, disk: Disk) -> None:
@@ -88,10 +115,5 @@ def make_folder(folder: str, disk: Disk) -> None:
         missing.append(folder)
         folder = os.path.dirname(folder)
     for made in reversed(missing):
-        try:
-            os.mkdir(made)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise DiskError(f"cannot make the folder: {error.strerror}", path=made) from error
+        disk.make_dir(made)
         disk.sync_dir(os.path.dirname(made))

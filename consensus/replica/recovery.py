@@ -57,7 +57,9 @@ def open_replica(folder: str, me: str, tablet_id: str, first: Config, names: Nam
     metadata = MetadataFile.open(os.path.join(folder, "consensus-meta", tablet_id), first, names, disk)
     make_folder(os.path.join(folder, "snapshots"), disk)
     snapshot = read_snapshot(snapshot_path(folder, tablet_id))
-    log = open_log(os.path.join(folder, "wals", tablet_id))
+    wal = os.path.join(folder, "wals", tablet_id)
+    make_folder(wal, disk)
+    log = open_log(wal)
     try:
         scan = scan_log(log.path)
         return Found(log, metadata, snapshot, recovered_from(metadata, snapshot, scan, log, names), scan.timestamp)

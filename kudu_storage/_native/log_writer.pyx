@@ -383,8 +383,9 @@ cdef class LogWriter:
                     first, first_term = entry.index, entry.term
                     if not 0 < first <= next_index or (first < next_index and not replace):
                         raise BadFormat(f"an entry has index {first}, the next one is {next_index}")
-                    # What an operation replaces may be of a later term than itself.
-                    term = self.core.term if first == next_index else 0
+                    # What an operation replaces may be of a later term than itself. So may have been what a full disk
+                    # took back, whose term new entries would get; who replaces knows the terms himself.
+                    term = 0 if first < next_index else self.core.last_term if replace else self.core.term
                 if entry.index != first + count:
                     raise BadFormat(f"an entry has index {entry.index}, the next one is {first + count}")
                 # Later entries of append_many() get higher timestamps.
@@ -573,6 +574,12 @@ cdef class LogWriter:
         if alone:                       # the system gives no thread
             with nogil:
                 core_pump(self.core)
+
+    def write_by_hand(self):
+        """From now on nothing is written but by pump(), and by whoever waits: a simulation says when the disk is at work."""
+        pthread_mutex_lock(&self.core.mutex)
+        self.core.scheduled = True          # as if the pool had it in its list already
+        pthread_mutex_unlock(&self.core.mutex)
 
     def pump(self):
         """Write what is queued, in this thread."""

@@ -290,9 +290,9 @@ class Log(LogAppender):
         return EntryIterator(*self._range(from_index, max_bytes), as_bytes=True)
 
     def read_batches(self, first: int, last: int, max_bytes: int) -> list[Part]:
-        """Serialised batches that hold the acknowledged operations `first` to `last`, or about max_bytes of them.
+        """The acknowledged operations `first` to `last`, or about max_bytes of them, as serialised batches.
 
-        The outermost may hold others too. Raises as iterating over read() does.
+        Raises as iterating over read() does.
         """
         self._require_open()
         return read_batches(self._reading.source(), first, last, max_bytes)

@@ -18,20 +18,21 @@ _CHANGE_CONFIG = 5
 
 
 def read_batches(source: Source, first: int, last: int, max_bytes: int) -> list[Part]:
-    """Batches that hold `first` to `last`, or about max_bytes of them, at least one operation.
+    """Batches of exactly the operations `first` to `last`, or about max_bytes of them, at least one.
 
-    The first and the last of them may hold others too. Raises as Source does when it is called.
+    Exactly: what stood behind them in a batch may have been replaced. Raises as Source does when it is called.
     """
     parts: list[Part] = []
     index, left = first, max_bytes
     while index <= last and (left > 0 or not parts):
         for part, end in _bodies(source(index), last):
-            _, size, runs = look(part, index, end, max(left, 1))
+            begin, stop, runs = look(part, index, end, max(left, 1))
             if not runs:
                 continue
-            parts.append(part)
+            whole = memoryview(part)
+            parts.append(part if stop - begin == len(whole) else bytes(whole[begin:stop]))
             index = runs[-1][2] + 1
-            left -= size
+            left -= stop - begin
             if index > last or left <= 0:
                 break
     return parts
