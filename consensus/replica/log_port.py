@@ -266,8 +266,8 @@ class LogPort:
         return tuple(runs)
 
     def fetch(self, first: int, last: int, max_bytes: int = REQUEST_BYTES_MAX) -> Future[Slice]:
-        """read() of what must come from disk, as far as it is written: behind that the disk may have what is about to be
-        replaced. The future may fail with Collected, CorruptionError, DiskError."""
+        """read() of what must come from disk, as far as it is written: behind that the disk may have what is about to
+        be replaced. The future may fail with Collected, CorruptionError, DiskError."""
         unwritten = min([p.first for p in self._pending if p.token is not None], default=last + 1)
         return self._loop.run_in_executor(None, self._fetch, first, min(last, unwritten - 1), max_bytes)
 
