@@ -548,6 +548,98 @@ class RowErrors(TabletError):
         return (type(self), (self.errors, self.count))
 
 
+# -- replicas ----------------------------------------------------------------------------------------------------------
+class ReplicaError(KuduStorageError):
+    """Base of what a replica of a group says about itself."""
+
+    kind = "replica"
+    fault: ClassVar[Fault] = "caller"
+
+
+class NotLeader(ReplicaError):
+    """This replica does not lead, so it did nothing: what was asked for is certainly not applied. Ask the leader.
+
+    Args:
+        leader: its name; None: this replica knows of none.
+        address: of the leader, where the configuration has one.
+    """
+
+    kind = "not_leader"
+    retry = True
+    fields = (*KuduStorageError.fields, "leader", "address")
+
+    def __init__(self, detail: str = "this replica does not lead", *, leader: str | None = None, address: str = "",
+                 **place: Any) -> None:
+        place.setdefault("advice", f"ask {leader}" + (f" at {address}" if address else "") if leader else "ask another")
+        super().__init__(detail, **place)
+        self.leader = leader
+        self.address = address
+
+
+class Aborted(ReplicaError):
+    """Certainly not applied, and never will be: refused, or another leader's operation was committed in its place."""
+
+    kind = "aborted"
+    retry = True
+
+
+class Timeout(ReplicaError, TimeoutError):
+    """The answer did not come in time.
+
+    Args:
+        maybe_applied: whether what was asked for may have been done, or may still be.
+    """
+
+    kind = "replica_timeout"
+    retry = True
+    fields = (*KuduStorageError.fields, "maybe_applied")
+
+    def __init__(self, detail: str, *, maybe_applied: bool = True, **place: Any) -> None:
+        super().__init__(detail, **place)
+        self.maybe_applied = maybe_applied
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class RequestDenied(ReplicaError, ValueError):
+    """A change of configuration or a transfer that the group's state does not allow. Nothing was done.
+
+    Args:
+        reason: which rule, as a word: the name of a consensus.raft.Refusal.
+    """
+
+    kind = "request_denied"
+    fields = (*KuduStorageError.fields, "reason")
+
+    def __init__(self, detail: str, *, reason: str = "", **place: Any) -> None:
+        super().__init__(detail, **place)
+        self.reason = reason
+
+
+class ProposalsFull(ReplicaError):
+    """Too many bytes of proposals wait for the log. Nothing of this call was taken."""
+
+    kind = "proposals_full"
+    retry = True
+
+
+class ReplicaFailed(ReplicaError, OSError):
+    """This replica stopped: its disk failed, or holds what cannot be. It neither votes nor leads until opened again."""
+
+    kind = "replica_failed"
+    fault = "disk"
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
+class ReplicaClosed(ReplicaError, ValueError):
+    """The replica was closed, or not opened yet."""
+
+    kind = "replica_closed"
+
+
 # -- our fault ---------------------------------------------------------------------------------------------------------
 class InternalError(KuduStorageError):
     """A bug in this package. Never caught inside it."""

@@ -5,11 +5,21 @@ other's. None of the calls may block: what takes time is reported later, as an i
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from consensus.raft.configuration import Config
-from consensus.raft.messages import Run, RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
+from consensus.raft.inputs import SendFailed
+from consensus.raft.messages import (
+    Message,
+    Run,
+    RunElection,
+    UpdateRequest,
+    UpdateResponse,
+    VoteRequest,
+    VoteResponse,
+)
+from consensus.transport.names import Names
 from kudu_storage.common.opid import OpId
 
 
@@ -37,6 +47,29 @@ class Transport(Protocol):
     def send(self, to: str, message: UpdateRequest | VoteRequest | RunElection) -> None: ...
 
     def reply(self, call: object, message: UpdateResponse | VoteResponse) -> None: ...
+
+
+# (from, message, call): a message came, or word that one was lost. What a request is answered with goes to `call`.
+Deliver = Callable[[str, Message | SendFailed, Any], None]
+# (peer, up): a connection to or from it was made or ended.
+OnConnection = Callable[[str, bool], None]
+
+
+class Network(Transport, Protocol):
+    """A transport that a replica starts and stops. All callbacks come on the replica's event loop.
+
+    The payload of an UpdateRequest that is sent is a list of batches, of which its runs tell the range that counts; of
+    one that comes, that or an object whose `body` is one batch (bytes).
+    """
+
+    names: Names
+
+    async def start(self, deliver: Deliver, on_connection: OnConnection) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def set_address(self, peer: str, address: str) -> None:
+        """Where a member of the active configuration is."""
 
 
 class Slice(NamedTuple):

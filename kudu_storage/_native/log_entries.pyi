@@ -11,8 +11,11 @@ _T = TypeVar("_T")
 
 @disjoint_base
 class CachedBatch:
-    """A batch held by a reader."""
+    """A batch held by a reader. A buffer: its LogEntryBatchPB, without a copy."""
 
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def first_index(self) -> int: ...
     @property
     def last_index(self) -> int: ...
     @property

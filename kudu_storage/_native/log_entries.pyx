@@ -118,10 +118,21 @@ cdef class CachedBatch:
             batch_release(self.batch)
 
     @property
+    def first_index(self):
+        if self.batch == NULL:
+            raise InvalidArgument("this holds no batch")
+        return self.batch.first_index
+
+    @property
     def last_index(self):
         if self.batch == NULL:
             raise InvalidArgument("this holds no batch")
         return self.batch.first_index + self.batch.count - 1
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if self.batch == NULL:
+            raise InvalidArgument("this holds no batch")
+        PyBuffer_FillInfo(view, self, self.batch.bytes + ENTRY_HEADER_BYTES, <Py_ssize_t> self.batch.body_bytes, 1, flags)
 
     @property
     def term(self):

@@ -306,8 +306,10 @@ cdef class LogWriter:
         core_release(self.core)
 
     # -- appending -------------------------------------------------------------------------------------------------
-    cpdef Append append_many(self, list payloads):
+    cpdef Append append_many(self, list payloads, uint64_t timestamp=0):
         """Queue opaque entries as one batch. Returns an Append at once; never waits for the disk.
+
+        timestamp: of the entries; 0: now, but after all before.
 
         With durability "os", when much is queued and nobody writes it, it gives that to the kernel before it returns.
 
@@ -326,7 +328,7 @@ cdef class LogWriter:
         if self.compresses_here and held is payloads:
             held = list(held)       # other threads may run meanwhile
         while token is None:
-            token = self._append_payloads((<PyListObject*> held).ob_item, PyList_GET_SIZE(held))
+            token = self._append_payloads((<PyListObject*> held).ob_item, PyList_GET_SIZE(held), timestamp)
         return token
 
     cdef Append append_one(self, payload):
@@ -335,21 +337,23 @@ cdef class LogWriter:
         cdef PyObject* item = <PyObject*> held
         cdef Append token = None
         while token is None:
-            token = self._append_payloads(&item, 1)
+            token = self._append_payloads(&item, 1, 0)
         return token
 
-    cdef Append _append_payloads(self, PyObject** payloads, Py_ssize_t count):
+    cdef Append _append_payloads(self, PyObject** payloads, Py_ssize_t count, uint64_t timestamp):
         """Of bytes objects, which the caller holds. None: the next index is another by now."""
         cdef Py_ssize_t i
         cdef size_t body = 0, size
         cdef int64_t term = self.core.term, index
-        cdef uint64_t timestamp
         cdef Batch* batch
         cdef uint8_t* out
         cdef Envelope envelope
         self._check_usable()
         index = kudu_load(&self.core.next_index)
-        timestamp = self._next_timestamp()
+        if timestamp == 0:
+            timestamp = self._next_timestamp()
+        else:
+            self.core.last_timestamp = max(self.core.last_timestamp, timestamp)
         envelope.index_end = 0
         for i in range(count):
             size = <size_t> PyBytes_GET_SIZE(<object> payloads[i])
@@ -411,8 +415,9 @@ cdef class LogWriter:
                     first, first_term = entry.index, entry.term
                     if not 0 < first <= next_index or (first < next_index and not replace):
                         raise BadFormat(f"an entry has index {first}, the next one is {next_index}")
-                    # What an operation replaces may be of a later term than itself.
-                    term = self.core.term if first == next_index else 0
+                    # What an operation replaces may be of a later term than itself. So may have been what a full disk
+                    # took back, whose term new entries would get; who replaces knows the terms himself.
+                    term = 0 if first < next_index else self.core.last_term if replace else self.core.term
                 if entry.index != first + count:
                     raise BadFormat(f"an entry has index {entry.index}, the next one is {first + count}")
                 # Later entries of append_many() get higher timestamps.
@@ -605,6 +610,12 @@ cdef class LogWriter:
             with nogil:
                 core_pump(self.core)
 
+    def write_by_hand(self):
+        """From now on nothing is written but by pump(), and by whoever waits: a simulation says when the disk is at work."""
+        pthread_mutex_lock(&self.core.mutex)
+        self.core.scheduled = True          # as if the pool had it in its list already
+        pthread_mutex_unlock(&self.core.mutex)
+
     def pump(self):
         """Write what is queued, in this thread."""
         if self.is_foreign():
@@ -661,15 +672,18 @@ cdef class LogWriter:
                           advice="free space, open the log and append the rest again")
 
     # -- reading ---------------------------------------------------------------------------------------------------
-    def cached(self, int64_t index):
-        """The batch that holds `index` as (LogEntryBatchPB bytes holder), or None: read it from disk."""
+    def cached(self, int64_t index, *, bint unwritten=False):
+        """The batch that holds `index` as (LogEntryBatchPB bytes holder), or None: read it from disk.
+
+        unwritten: also one that is not acknowledged yet, as Raft sends it to peers.
+        """
         cdef Batch* batch
         cdef CachedBatch found
         if self.is_foreign():
             raise self._foreign()
         pthread_mutex_lock(&self.core.mutex)
         batch = cache_find(&self.core.cache, index)
-        if batch != NULL and batch.serial > self.core.written_serial:
+        if batch != NULL and not unwritten and batch.serial > self.core.written_serial:
             batch_release(batch)
             batch = NULL            # what it replaces is what is acknowledged
         pthread_mutex_unlock(&self.core.mutex)

@@ -26,7 +26,6 @@ from kudu_storage.common.limits import MIB, SEGMENT_HEADER_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import ColumnSchema, Schema
 from kudu_storage.common.sizes import parse_bytes, whole_number
-from kudu_storage.common.varint import encode_varint
 from kudu_storage.errors import (
     BadFormat,
     Collected,
@@ -44,6 +43,7 @@ from kudu_storage.errors import (
 )
 from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor, AnchorRegistry
+from kudu_storage.wal.log_batches import Part, entry_bytes, read_batches
 from kudu_storage.wal.log_index import clear_above, remove_below
 from kudu_storage.wal.log_reading import LogReading, Source
 from kudu_storage.wal.log_recovery import Recovered, recover, sync_file
@@ -215,9 +215,13 @@ class Log(LogAppender):
 
     def _append_typed(self, kind: int, messages: tuple[Any, ...], replace: bool) -> Append:
         # An operation is encoded once: bytes are wrapped as they are, and checked by the writer.
-        token = self._writer.append_entries(b"".join(
-            _entry_bytes(kind, message if isinstance(message, bytes) else _serialised(message))
+        return self.append_entries(b"".join(
+            entry_bytes(kind, message if isinstance(message, bytes) else _serialised(message))
             for message in messages), replace=replace)
+
+    def append_entries(self, batch: bytes, *, replace: bool = False) -> Append:
+        """Queue a serialised LogEntryBatchPB: REPLICATEs, as append_replicate() does, or COMMITs."""
+        token = self._writer.append_entries(batch, replace=replace)
         if replace:
             self._reading.replaced(token.first_index)
             self._tell_followers(token.first_index - 1)
@@ -239,6 +243,11 @@ class Log(LogAppender):
             for segment in list_segments(self._path):
                 sync_file(segment.path, self._disk)
             self._disk.sync_dir(self._path)
+
+    @property
+    def writer(self) -> LogWriter:
+        """The writing half, for who drives it himself. truncate_after() makes another one."""
+        return self._writer
 
     # -- where it stands -----------------------------------------------------------------------------------------------
     @property
@@ -314,6 +323,14 @@ class Log(LogAppender):
     def payloads(self, from_index: int | None = None, max_bytes: int | str | None = None) -> Iterator[bytes]:
         """As read(), each entry only as the bytes of its payload: at a third of the cost."""
         return EntryIterator(*self._range(from_index, max_bytes), as_bytes=True)
+
+    def read_batches(self, first: int, last: int, max_bytes: int) -> list[Part]:
+        """The acknowledged operations `first` to `last`, or about max_bytes of them, as serialised batches.
+
+        Raises as iterating over read() does.
+        """
+        self._require_open()
+        return read_batches(self._reading.source(self._view), first, last, max_bytes)
 
     def get(self, index: int) -> Entry:
         """The entry with this index. As read() for one, and much faster when it is on disk.
@@ -605,12 +622,6 @@ class _Follower:
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
-def _entry_bytes(kind: int, message: bytes) -> bytes:
-    """LogEntryBatchPB.entry { type: kind, replicate | commit: message }; the message's field is one above its kind."""
-    entry = bytes((0x08, kind, (kind + 1) << 3 | 2)) + encode_varint(len(message)) + message
-    return b"\x0a" + encode_varint(len(entry)) + entry
-
-
 def _serialised(message: Any) -> bytes:
     from google.protobuf.message import EncodeError
 

@@ -1,13 +1,15 @@
-"""Runs seeds: `python -m sim.run --seeds 0:100`, `--seed 7 --trace`, or `--soak` until stopped. Needs tests/ on the
-path."""
+"""Runs seeds: `python -m sim.run --seeds 0:100`, `--seed 7 --trace`, or `--soak` until stopped; `--stack` for the
+whole replica. Needs tests/ and tests/support/ on the path."""
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from sim.stack import StackWorld
 from sim.world import Violation, World
 
 
@@ -31,6 +33,16 @@ class Tally:
         began = time.process_time()
         world = World(seed)
         world.run(steps)
+        self._count(world, began)
+
+    def run_stack(self, seed: int, seconds: float) -> None:
+        """The whole replica, for so many seconds of faults."""
+        began = time.process_time()
+        world = StackWorld(seed)
+        world.run(seconds)
+        self._count(world, began)
+
+    def _count(self, world: World | StackWorld, began: float) -> None:
         self.seconds += time.process_time() - began
         self.seeds += 1
         self.steps += world.steps
@@ -63,9 +75,16 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--soak", action="store_true", help="from the first seed on, until stopped")
     parser.add_argument("--first", action="store_true", help="stop at the first violation")
+    parser.add_argument("--stack", action="store_true", help="the whole replica: driver, log and files")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of faults, in the time of --stack")
     arguments = parser.parse_args()
+    if arguments.stack:
+        logging.disable(logging.CRITICAL)       # replicas whose disks fail say so
     if arguments.seed is not None:
-        World(arguments.seed, trace=arguments.trace).run(arguments.steps)
+        if arguments.stack:
+            StackWorld(arguments.seed, trace=arguments.trace).run(arguments.seconds)
+        else:
+            World(arguments.seed, trace=arguments.trace).run(arguments.steps)
         return 0
     first, end = (int(n) for n in arguments.seeds.split(":"))
     tally = Tally()
@@ -73,7 +92,10 @@ def main() -> int:
     try:
         while arguments.soak or seed < end:
             try:
-                tally.run(seed, arguments.steps)
+                if arguments.stack:
+                    tally.run_stack(seed, arguments.seconds)
+                else:
+                    tally.run(seed, arguments.steps)
             except Violation as violation:
                 failed += 1
                 print(violation, flush=True)

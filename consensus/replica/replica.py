@@ -1,0 +1,609 @@
+"""RaftReplica: one replica of a group for people who bring their own state machine. The public face of this package.
+
+    async with RaftReplica("data/a", me="a", peers={"a": "127.0.0.1:9001", ...}, sm=Counter()) as replica:
+        result = await replica.propose(b"...", timeout=2)
+
+It puts the pieces together: files (recovery.py), core, driver, log port, rounds, applier, transport. Runs in the event
+loop in which it was started; one loop may run many. Files are touched by executors and the log's own threads only.
+"""
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from consensus.raft import effects as fx
+from consensus.raft.configuration import Change, ChangeType, Config, MemberType
+from consensus.raft.core import Raft
+from consensus.raft.effects import Role
+from consensus.raft.inputs import ChangeConfig, Input, LogCut, LogDurable, StepDown, Transfer, UnsafeChangeConfig
+from consensus.raft.progress import Sending
+from consensus.raft.refusals import Refusal
+from consensus.raft.status import Status
+from consensus.raft.timing import Timing
+from consensus.replica.admin import Admin
+from consensus.replica.clock import HybridClock, SystemRandom
+from consensus.replica.driver import Driver, Handlers
+from consensus.replica.log_port import Events, LogPort
+from consensus.replica.ports import Clock, Network, Random
+from consensus.replica.reads import ReadGroup, Reads
+from consensus.replica.recovery import Found, first_config, open_replica, tablet_id_of
+from consensus.replica.rounds import Call, Rounds, fail_calls
+from consensus.replica.snapshots import Snapshot, snapshot_path, write_snapshot
+from consensus.replica.state_machine import Applier, StateMachine
+from consensus.replica.trail import Trail
+from consensus.transport import Endpoint
+from consensus.transport.configs import config_record, config_to, record_config
+from kudu_storage import Log
+from kudu_storage._native.disk import Disk
+from kudu_storage.common.opid import OpId
+from kudu_storage.common.sizes import parse_bytes
+from kudu_storage.errors import (
+    Aborted,
+    InvalidArgument,
+    KuduStorageError,
+    NotLeader,
+    ProposalsFull,
+    ReplicaClosed,
+    ReplicaFailed,
+    RequestDenied,
+    Timeout,
+)
+from kudu_storage.wal.anchors import Anchor
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+TIMEOUT_S: Final = 10.0
+PAYLOAD_BYTES_MAX: Final = 16 << 20
+# Proposals that are not committed yet. Above it propose() refuses: a group without a majority must not eat the memory.
+UNCOMMITTED_BYTES_MAX: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLag:
+    """A peer, as its leader sees it. `lag_s`: the age of the oldest operation that it has not acknowledged."""
+
+    name: str
+    sending: Sending
+    match_index: int
+    lag_ops: int
+    lag_bytes: int
+    lag_s: float
+    silent_s: float
+    in_flight_bytes: int
+    last_rejection: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """What a replica tells people about itself. Watermarks are indexes of the log.
+
+    `state`: "starting", "replaying" (committed operations of before are being applied), "running", "failed", "closed".
+    """
+
+    name: str
+    state: str
+    role: Role
+    term: int
+    leader: str | None
+    config: Config
+    pending_config: Config | None
+    last: OpId
+    durable_index: int
+    commit_index: int
+    applied_index: int
+    all_replicated_index: int
+    snapshot_index: int
+    first_index: int
+    failed_elections: int
+    peers: tuple[PeerLag, ...]
+    failure: str | None
+
+
+class RaftReplica:
+    """One replica of a group. Use it with `async with`, or start() and close()."""
+
+    def __init__(self, dir: str | os.PathLike[str], *, me: str, peers: Mapping[str, str], sm: StateMachine,
+                 group: str = "default", join: bool = False, transport: Network | None = None,
+                 durability: str = "fsync", timing: Timing | None = None, segment_size: int | str = "8MiB",
+                 cache_size: int | str = "32MiB", snapshot_every: int | str = "64MiB", disk: Disk | None = None,
+                 clock: Clock | None = None, random: Random | None = None) -> None:
+        """
+        Args:
+            dir: its folder, made if need be: `wals/`, `consensus-meta/` and so on in Kudu's layout.
+            me: its name.
+            peers: the first members' names and addresses, its own among them. Counts until a configuration is stored.
+            sm: the state machine, fresh: what was applied before is restored and applied again.
+            group: replicas of one group have the same; it gives the tablet's id.
+            join: the group is there already and will add this replica by change_config().
+            transport: default: krpc at the address of `me`.
+            durability: of the log: "fsync", "os" or "interval:50ms". Weaker than "fsync", a replica that lost its
+                machine's memory may break the group's promises.
+            snapshot_every: bytes of log after which the state machine's snapshot is taken, if it has one.
+        """
+        self.name = me
+        self.folder = os.path.abspath(os.fspath(dir))
+        self.tablet_id = tablet_id_of(group)
+        self.machine = sm
+        self._first = first_config(me, peers, join)
+        self._peers = dict(peers)
+        self._timing = timing or Timing()
+        self._disk = Disk() if disk is None else disk
+        self._log_options: dict[str, Any] = {
+            "durability": durability, "segment_size": segment_size, "cache_size": cache_size, "queue_size": "64MiB",
+            "create": True, "tablet_id": self.tablet_id, "disk": self._disk}
+        self._snapshot_every = parse_bytes(snapshot_every)
+        self._given_transport = transport
+        self._clock = clock
+        self._random = random
+        self.failure: BaseException | None = None
+        self._state = "new"
+        self._trail = Trail()
+        self._rounds = Rounds()
+        self._watchers: list[asyncio.Future[None]] = []
+        self._snapshot_index = 0
+        self._snapshot_total = 0            # bytes of the log, by the trail, when the last one was taken
+        self._snapshot_task: asyncio.Task[OpId] | None = None
+        self._anchor: Anchor | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._committed_total = 0           # bytes of the log, by the trail, up to what is applied
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Open the files and take part. Committed operations of before are applied meanwhile; see status().
+
+        Raises:
+            CorruptionError, LogLocked, DiskError, InvalidArgument; ConnectionLost: it cannot listen.
+        """
+        if self._state != "new":
+            raise ReplicaClosed("a replica is started once")
+        self._state = "starting"
+        self._loop = loop = asyncio.get_running_loop()
+        self._transport = self._given_transport or _krpc(self.name, self._peers, self.tablet_id, self)
+        self._names = self._transport.names
+        for name in self._peers:
+            self._names.add(name)
+        try:
+            found = await loop.run_in_executor(None, lambda: open_replica(
+                self.folder, self.name, self.tablet_id, self._first, self._names, self._disk, self._open_log))
+        except BaseException:
+            self._state = "closed"
+            raise
+        self._log = found.log
+        try:
+            self._restore(found)
+            self._assemble(found)
+            await self._transport.start(self._driver.received, self._driver.connection)
+        except BaseException:
+            await self._close_files()
+            raise
+        self._state = "running"
+        self._config_changed(self._raft.state.configs.active)
+        self._applier.commit(self._raft.state.commit_index)
+        self._driver.start()
+
+    def _open_log(self, path: str) -> Log:
+        return Log.open(path, **self._log_options)
+
+    def _restore(self, found: Found) -> None:
+        if found.snapshot is not None:
+            self.machine.restore(found.snapshot.data)
+            self._snapshot_index = found.snapshot.last.index
+        if self.machine.has_snapshots():
+            self._anchor = found.log.anchor(max(self._snapshot_index, found.log.first_index, 1), "snapshot")
+
+    def _assemble(self, found: Found) -> None:
+        loop = self._loop
+        found.metadata.attach(loop)
+        clock = self._clock or HybridClock(loop)
+        clock.observe(found.timestamp)
+        self._clock = clock
+        self._raft = Raft(self.name, found.recovered, self._timing)
+        self._port = LogPort(found.log, loop, Events(self._durable, self._cut, self._fail), self._trail,
+                             self._encode_config, self._decode_config)
+        self._applier = Applier(self.machine, self._port, loop, applied=self._snapshot_index,
+                                commits_until=found.recovered.commit_index, on_applied=self._applied,
+                                on_failed=self._fail)
+        handlers = Handlers()
+        handlers.appended = self._appended
+        handlers.config_appended = self._config_changed
+        handlers.committed = self._committed
+        handlers.role_changed = self._role_changed
+        handlers.done = self._done
+        handlers.refused = self._refused
+        handlers.failed = self._fail
+        self._driver = Driver(self._raft, loop, clock=clock, random=self._random or SystemRandom(), log=self._port,
+                              metadata=found.metadata, transport=self._transport, handlers=handlers)
+        self._reads = Reads(loop, self._driver.feed)
+        handlers.read_ready = lambda effect: self._reads.ready(effect, self._applier.applied)
+        handlers.read_failed = lambda effect: self._reads.failed(effect.token, self._not_leader())
+
+    async def close(self) -> None:
+        """Leave the group's network, write what is queued, close the files. Once is enough."""
+        if self._state in ("new", "closed"):
+            self._state = "closed"
+            return
+        failed = self._state == "failed"
+        self._state = "closed"
+        await self._transport.stop()
+        self._end("the replica was closed")
+        if self._snapshot_task is not None:
+            await asyncio.wait([self._snapshot_task])
+        await self._close_files(quietly=failed)
+
+    async def _close_files(self, quietly: bool = False) -> None:
+        self._state = "failed" if quietly else "closed"
+        if hasattr(self, "_port"):
+            self._port.close()
+        try:
+            await self._loop.run_in_executor(None, self._log.close)
+        except KuduStorageError:
+            if not quietly:
+                raise
+        finally:
+            self._state = "closed"
+
+    def _end(self, why: str) -> None:
+        """Nothing is done any more; whoever waits is told."""
+        self._driver.close()
+        self._applier.close()
+        fail_calls(self._driver.unstepped(), ReplicaClosed(why))
+        self._rounds.fail_all(why)
+        self._reads.fail_all(ReplicaClosed(why))
+        self._wake()
+
+    async def __aenter__(self) -> RaftReplica:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        await self.close()
+
+    def _fail(self, error: BaseException) -> None:
+        """The disk or this program failed: this replica stops, alone, and says why (D3)."""
+        if self._state in ("failed", "closed"):
+            return
+        self._state = "failed"
+        self.failure = error
+        _log.error("replica %s of %s stopped: %s", self.name, self.tablet_id, error, exc_info=error)
+        self._end(f"the replica failed: {error}")
+        stopping = self._loop.create_task(self._transport.stop())
+        self._ending.add(stopping)
+        stopping.add_done_callback(self._ending.discard)
+
+    # -- proposals -----------------------------------------------------------------------------------------------------
+    async def propose(self, payload: bytes, timeout: float | None = TIMEOUT_S) -> Any:
+        """Replicate an operation, apply it, and return what apply() returned; raises what apply() raised.
+
+        Raises:
+            NotLeader, Aborted, ProposalsFull: certainly not applied. Timeout: may be applied, or may still be.
+            ReplicaFailed, ReplicaClosed, InvalidArgument.
+        """
+        data = payload if type(payload) is bytes else bytes(payload)
+        return await self._propose([data], len(data), False, timeout)
+
+    async def propose_many(self, payloads: Iterable[bytes], timeout: float | None = TIMEOUT_S) -> list[Any]:
+        """propose() of each, in one batch: next to each other in the log, in this order. All results, or the first
+        exception that apply() raised."""
+        data = [p if type(p) is bytes else bytes(p) for p in payloads]
+        if not data:
+            return []
+        return list(await self._propose(data, sum(map(len, data)), True, timeout))
+
+    async def _propose(self, payloads: list[bytes], size_bytes: int, many: bool, timeout: float | None) -> Any:
+        self._require_running()
+        raft = self._raft
+        if raft.state.leadership is None:
+            raise self._not_leader()
+        if size_bytes > PAYLOAD_BYTES_MAX:
+            raise InvalidArgument(f"a proposal of {size_bytes} bytes; {PAYLOAD_BYTES_MAX} is the limit")
+        waiting = self._trail.total_bytes - self._committed_total + self._driver.unstepped_bytes
+        if waiting + size_bytes > UNCOMMITTED_BYTES_MAX:
+            raise ProposalsFull(f"{waiting} bytes of operations wait to be committed", advice="wait for some of them")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._driver.propose(payloads, size_bytes, Call(future, len(payloads), many))
+        return await self._until(future, timeout, True)
+
+    async def _until(self, future: asyncio.Future[_T], timeout: float | None, maybe_applied: bool) -> _T:
+        if timeout is None:
+            return await future
+        handle = self._loop.call_later(timeout, _expire, future, timeout, maybe_applied)
+        try:
+            return await future
+        finally:
+            handle.cancel()
+
+    def _appended(self, effect: fx.Append) -> None:
+        """The leader's own operations have their place in the log."""
+        run = effect.runs[0]
+        if isinstance(effect.token, list):
+            self._rounds.appended(run.term, run.first, run.last, effect.token)
+        elif isinstance(effect.token, asyncio.Future):
+            self._rounds.appended(run.term, run.first, run.last, [Call(effect.token, 1, False)])
+
+    def _committed(self, index: int) -> None:
+        self._applier.commit(index)
+        self._reads.retry()
+
+    def _applied(self, term: int, first: int, results: list[Any]) -> None:
+        self._rounds.applied(term, first, results)
+        last = first + len(results) - 1
+        self._committed_total = self._trail.total_at(last)
+        self._reads.applied(last)
+        if self._trail.total_bytes - self._snapshot_total > self._snapshot_every and self.machine.has_snapshots() \
+                and self._snapshot_task is None and self._state == "running":
+            self._snapshot_task = self._loop.create_task(self._take_snapshot())
+            self._snapshot_task.add_done_callback(self._snapshot_ended)
+
+    # -- reads ---------------------------------------------------------------------------------------------------------
+    async def read_barrier(self, timeout: float | None = TIMEOUT_S) -> int:
+        """Until this replica's state machine has all that was acknowledged before this call: then a read of it is
+        linearizable. The leader confirms with a majority that it still leads; no clock is trusted.
+
+        Returns: the index that was waited for. Raises: NotLeader; Timeout (nothing was changed).
+        """
+        self._require_running()
+        if self._raft.state.leadership is None:
+            raise self._not_leader()
+        return await self._until(self._reads.ask(), timeout, False)
+
+    # -- leadership and configuration ----------------------------------------------------------------------------------
+    async def transfer_leadership(self, to: str | None = None, timeout: float | None = TIMEOUT_S) -> None:
+        """Give leadership to `to`, or to whoever is level first; until this replica leads no longer.
+
+        No operation is lost; proposals are refused meanwhile (Aborted). Raises: NotLeader, RequestDenied, Timeout.
+        """
+        term = self._term
+        self._raise_denied(await self.ask(lambda token: Transfer(to, token), timeout))
+        if to != self.name:
+            await self._wait(lambda: not self.is_leader or self._term != term, timeout)
+
+    async def step_down(self, timeout: float | None = TIMEOUT_S) -> None:
+        """Stop leading at once, whoever may follow. Raises: NotLeader."""
+        self._raise_denied(await self.ask(StepDown, timeout))
+
+    async def change_config(self, *, add: Mapping[str, str] | None = None, remove: Iterable[str] = (),
+                            changes: Iterable[Change] = (), cas: int | None = None, learner: bool = False,
+                            timeout: float | None = TIMEOUT_S) -> None:
+        """Change who belongs to the group; until the change is committed. At most one voter at a time.
+
+        Args:
+            add: names and addresses. They join as learners and become voters once they are level; with `learner`, not.
+            remove: names; not the leader's own.
+            changes: in the core's words, for all else (promote, demote, replace).
+            cas: opid_index that the committed configuration must have.
+        Raises: NotLeader, RequestDenied, Aborted, Timeout.
+        """
+        wanted = [Change(ChangeType.ADD, name, MemberType.NON_VOTER, address, promote=not learner)
+                  for name, address in (add or {}).items()]
+        wanted += [Change(ChangeType.REMOVE, name) for name in remove]
+        wanted += changes
+        self._raise_denied(await self.ask_change(tuple(wanted), cas, timeout))
+
+    async def unsafe_change_config(self, retained: Iterable[str], timeout: float | None = TIMEOUT_S) -> None:
+        """For disasters: go on with `retained` only, this replica among them. Not agreed with anybody."""
+        names = frozenset(retained)
+        self._raise_denied(await self.ask(lambda token: UnsafeChangeConfig(names, token), timeout))
+
+    async def ask(self, make: Callable[[object], Input], timeout: float | None) -> Refusal | None:
+        """Feed the core a request, made for a token; None: it was done."""
+        self._require_running()
+        future: asyncio.Future[Refusal | None] = self._loop.create_future()
+        self._driver.feed(make(_Ask(future)))
+        return await self._until(future, timeout, True)
+
+    async def ask_change(self, changes: tuple[Change, ...], cas: int | None, timeout: float | None) -> Refusal | None:
+        """ask() for a change of configuration, until it is committed."""
+        self._require_running()
+        for change in changes:
+            self._names.add(change.peer_id)
+        future: asyncio.Future[Refusal | None] = self._loop.create_future()
+        self._driver.feed(ChangeConfig(changes, cas, future))
+        return await self._until(future, timeout, True)
+
+    def _raise_denied(self, refusal: Refusal | None) -> None:
+        if refusal is Refusal.NOT_LEADER:
+            raise self._not_leader()
+        if refusal is not None:
+            raise RequestDenied(refusal.value, reason=refusal.name)
+
+    # -- where it stands -----------------------------------------------------------------------------------------------
+    @property
+    def is_leader(self) -> bool:
+        return self._state == "running" and self._raft.state.leadership is not None
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads, as far as this replica knows."""
+        return self._raft.state.leader_id if self._state == "running" else None
+
+    @property
+    def state(self) -> str:
+        """See ReplicaStatus."""
+        if self._state == "running" and self._applier.applied < self._applier.commits_until:
+            return "replaying"
+        return self._state
+
+    @property
+    def _term(self) -> int:
+        self._require_running()
+        return self._raft.state.term
+
+    def core_status(self) -> Status | None:
+        """The core's own; None: it does not take part."""
+        return self._raft.status() if self._state == "running" else None
+
+    def last_op_id(self, committed: bool) -> OpId | None:
+        """The last operation received, or committed; None: it does not take part."""
+        if self._state != "running":
+            return None
+        state = self._raft.state
+        return state.terms.opid_at(state.commit_index) if committed else state.last_received
+
+    async def wait_for_leader(self, timeout: float | None = TIMEOUT_S) -> str:
+        """Until this replica knows who leads. Raises Timeout."""
+        self._require_running()
+        await self._wait(lambda: self.leader is not None, timeout)
+        return self.leader or ""
+
+    async def _wait(self, condition: Callable[[], bool], timeout: float | None) -> None:
+        """Until a condition holds that changes with the role."""
+        until = None if timeout is None else self._loop.time() + timeout
+        while not condition():
+            self._require_running()
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._watchers.append(future)
+            await self._until(future, None if until is None else until - self._loop.time(), True)
+
+    def status(self) -> ReplicaStatus:
+        """A copy of values, as of now. Raises ReplicaClosed before it was started."""
+        if self._state in ("new", "starting") or not hasattr(self, "_raft"):
+            raise ReplicaClosed("the replica is not started yet")
+        s = self._raft.status()
+        now = self._loop.time()
+        peers = []
+        for p in s.peers:
+            lag_bytes, lag_s = self._trail.behind(p.match_index, now)
+            peers.append(PeerLag(p.peer_id, p.sending, p.match_index, p.lag_ops, lag_bytes, lag_s, p.silent_us / 1e6,
+                                 p.in_flight_bytes, None if p.last_error is None else p.last_error.name))
+        return ReplicaStatus(
+            self.name, self.state, s.role, s.term, s.leader_id, s.committed_config, s.pending_config, s.last,
+            s.durable_index, s.commit_index, self._applier.applied, s.all_replicated_index, self._snapshot_index,
+            self._raft.state.terms.base.index + 1, s.failed_elections, tuple(peers),
+            None if self.failure is None else str(self.failure))
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "_raft"):
+            return f"<RaftReplica {self.name} {self._state}>"
+        s = self._raft.state
+        return f"<RaftReplica {self.name} {self.state} {s.role.value} term {s.term}, {s.terms.last} applied " \
+               f"{self._applier.applied}>"
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+    async def snapshot(self) -> OpId:
+        """Take the state machine's snapshot now, durably, and let go of the log that only the one before it needed.
+
+        Returns: the last operation in it. Raises Unsupported, DiskError.
+        """
+        self._require_running()
+        if self._snapshot_task is None:
+            self._snapshot_task = self._loop.create_task(self._take_snapshot())
+            self._snapshot_task.add_done_callback(self._snapshot_ended)
+        return await asyncio.shield(self._snapshot_task)
+
+    async def _take_snapshot(self) -> OpId:
+        await self._applier.quiet()
+        index, total = self._applier.applied, self._trail.total_bytes
+        last = self._raft.state.terms.opid_at(index) if index else OpId(0, 0)
+        data: Any = self.machine.snapshot()
+        if inspect.isawaitable(data):
+            data = await data
+        config = config_to(self._raft.state.configs.committed, self._names).SerializeToString()
+        kept, self._snapshot_index = self._snapshot_index, index
+        self._snapshot_total = total
+        await self._loop.run_in_executor(None, self._keep_snapshot, Snapshot(last, config, bytes(data)), kept)
+        return last
+
+    def _keep_snapshot(self, snapshot: Snapshot, kept: int) -> None:
+        """In an executor. What lies behind the snapshot before this one stays: for peers that are not far behind."""
+        write_snapshot(snapshot_path(self.folder, self.tablet_id), snapshot, self._disk)
+        if kept > 0:
+            anchor = self._log.anchor(max(kept, self._log.first_index), "snapshot")
+            if self._anchor is not None:
+                self._anchor.release()
+            self._anchor = anchor
+            self._log.gc()
+
+    def _snapshot_ended(self, task: asyncio.Task[OpId]) -> None:
+        self._snapshot_task = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("replica %s has no new snapshot: %s", self.name, error)
+
+    # -- what the driver and the log tell ------------------------------------------------------------------------------
+    def _durable(self, batch: int) -> None:
+        self._driver.feed(LogDurable(batch))
+
+    def _cut(self, after: int) -> None:
+        self._driver.feed(LogCut(after))
+
+    def _role_changed(self, effect: fx.RoleChanged) -> None:
+        if effect.role is not Role.LEADER:
+            self._reads.fail_unready(self._not_leader())
+        self._wake()
+
+    def _wake(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for future in watchers:
+            if not future.done():
+                future.set_result(None)
+
+    def _config_changed(self, config: Config) -> None:
+        for peer in config.peers:
+            if peer.address:
+                self._transport.set_address(peer.peer_id, peer.address)
+
+    def _done(self, effect: fx.Done) -> None:
+        if isinstance(effect.token, _Ask):
+            effect.token.answer(None)
+
+    def _refused(self, effect: fx.Refused) -> None:
+        token, refusal = effect.token, effect.refusal
+        if isinstance(token, ReadGroup):
+            if refusal is Refusal.NOT_READY:
+                self._reads.not_ready(token)
+            else:
+                self._reads.failed(token, self._not_leader())
+        elif isinstance(token, list):
+            fail_calls(token, self._not_leader() if refusal is Refusal.NOT_LEADER else Aborted(refusal.value))
+        elif isinstance(token, _Ask):
+            token.answer(refusal)
+        elif isinstance(token, asyncio.Future) and not token.done():
+            token.set_result(refusal)
+
+    def _encode_config(self, config: Config) -> bytes:
+        return config_record(self.tablet_id, self._raft.state.configs.committed, config, self._names)
+
+    def _decode_config(self, record: bytes, index: int) -> Config:
+        return record_config(record, index, self._names)
+
+    def _not_leader(self) -> NotLeader:
+        leader = self._raft.state.leader_id
+        peer = None if leader is None else self._raft.state.configs.active.peer(leader)
+        return NotLeader(leader=None if leader == self.name else leader, address="" if peer is None else peer.address)
+
+    def _require_running(self) -> None:
+        if self._state != "running":
+            if self._state == "failed":
+                raise ReplicaFailed(f"the replica stopped: {self.failure}", advice="repair the disk and open it again")
+            raise ReplicaClosed(f"the replica is {'not started' if self._state in ('new', 'starting') else 'closed'}")
+
+
+class _Ask:
+    """A request to the core that is answered at once, or soon."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Refusal | None]) -> None:
+        self._future = future
+
+    def answer(self, refusal: Refusal | None) -> None:
+        if not self._future.done():
+            self._future.set_result(refusal)
+
+
+def _expire(future: asyncio.Future[Any], timeout: float, maybe_applied: bool) -> None:
+    if not future.done():
+        future.set_exception(Timeout(f"no answer within {timeout} s", maybe_applied=maybe_applied))
+
+
+def _krpc(me: str, peers: Mapping[str, str], tablet_id: str, replica: RaftReplica) -> Network:
+    """The transport over the wire, which listens at the address of `me`."""
+    transport: Any = Endpoint(me, peers[me], peers=peers).transport(tablet_id, Admin(replica))
+    return transport  # type: ignore[no-any-return]  # its calls are its own; all else is as Network says
