@@ -24,6 +24,7 @@ from consensus.raft.messages import Kind, UpdateResponse, VoteRequest, VoteRespo
 from consensus.raft.timing import MS, Timing
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
+from kudu_storage.common.opid import OpId
 from kudu_storage.errors import CorruptionError, KuduStorageError, NoSpace, ReplicaClosed
 from sim.disk import ModelDisk, Op, log_of
 
@@ -100,8 +101,8 @@ class StackReplica(RaftReplica):
 
     node: Node
 
-    def _open_log(self, path: str) -> Log:
-        log = super()._open_log(path)
+    def _open_log(self, path: str, begin: OpId) -> Log:
+        log = super()._open_log(path, begin)
         log.writer.write_by_hand()
         return log
 
