@@ -9,6 +9,8 @@ loop in which it was started; one loop may run many. Files are touched by execut
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import inspect
 import logging
 import os
@@ -39,7 +41,7 @@ from consensus.replica.admin import Admin
 from consensus.replica.clock import HybridClock, SystemRandom
 from consensus.replica.driver import Driver, Handlers
 from consensus.replica.log_port import Events, LogPort
-from consensus.replica.metadata import MetadataFile
+from consensus.replica.metadata import RETRY_S, MetadataFile
 from consensus.replica.ports import Clock, Network, Random
 from consensus.replica.reads import ReadGroup, Reads
 from consensus.replica.recovery import Found, first_config, open_replica, tablet_id_of
@@ -559,7 +561,7 @@ class RaftReplica:
 
     def _keep_snapshot(self, snapshot: Snapshot, kept: int) -> None:
         """In an executor. What lies behind the snapshot before this one stays: for peers that are not far behind."""
-        write_snapshot(snapshot_path(self.folder, self.tablet_id), snapshot, self._disk)
+        self._write_snapshot(snapshot)
         if kept > 0:
             anchor = self._log.anchor(max(kept, self._log.first_index), "snapshot")
             if self._anchor is not None:
@@ -567,6 +569,9 @@ class RaftReplica:
             self._anchor = anchor
             self._log.gc()
             self._first_index = self._log.first_index
+
+    def _write_snapshot(self, snapshot: Snapshot) -> None:
+        write_snapshot(snapshot_path(self.folder, self.tablet_id), snapshot, self._disk)
 
     def _snapshot_ended(self, task: asyncio.Task[OpId]) -> None:
         self._snapshot_task = None
@@ -603,16 +608,29 @@ class RaftReplica:
     async def _install(self, data: bytes) -> None:
         """The leader sent its snapshot: take it in the place of log and state, unless the log has all that is in it.
 
-        Raises CorruptionError; ReplicaClosed, ReplicaFailed: try again later.
+        The snapshot is on the disk first: whatever else is there is found to be older at the next start (recovery.py).
+        Raises CorruptionError, DiskError: nothing was changed. ReplicaClosed, ReplicaFailed.
         """
         self._require_running()
         snapshot = decode_snapshot(data)
-        state = self._raft.state
-        if snapshot.last.index <= state.commit_index or state.terms.holds(snapshot.last):
+        config = config_from(_config_pb.FromString(snapshot.config), self._names)
+        if not self._wants(snapshot):
             return
         if not self.machine.has_snapshots():
             raise Unsupported("this replica's state machine has no snapshots")
-        config = config_from(_config_pb.FromString(snapshot.config), self._names)
+        if self._snapshot_task is not None:
+            await asyncio.wait([self._snapshot_task])
+        await self._loop.run_in_executor(None, self._write_snapshot, snapshot)
+        self._require_running()
+        if self._wants(snapshot):
+            await self._start_again(snapshot, config)
+
+    def _wants(self, snapshot: Snapshot) -> bool:
+        state = self._raft.state
+        return snapshot.last.index > state.commit_index and not state.terms.holds(snapshot.last)
+
+    async def _start_again(self, snapshot: Snapshot, config: Config) -> None:
+        """Close all and open it again, with the snapshot."""
         self._state = "copying"
         self._installing = self._loop.create_future()
         self._end("a snapshot of the leader takes the place of this replica's log")
@@ -622,7 +640,7 @@ class RaftReplica:
             if self._snapshot_task is not None:
                 await asyncio.wait([self._snapshot_task])
             self._port.close()
-            found = await self._loop.run_in_executor(None, self._replace_files, snapshot, config)
+            found = await self._reopened(snapshot, config)
             if self._state != "copying":
                 self._log = found.log       # close() waits for it
                 return
@@ -638,12 +656,22 @@ class RaftReplica:
             self._installing.set_result(None)
         self._run()
 
+    async def _reopened(self, snapshot: Snapshot, config: Config) -> Found:
+        while True:
+            try:
+                return await self._loop.run_in_executor(None, self._replace_files, snapshot, config)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._state != "copying":
+                    raise
+                _log.warning("replica %s waits for space: %s", self.name, error)
+                await asyncio.sleep(RETRY_S)
+
     def _replace_files(self, snapshot: Snapshot, config: Config) -> Found:
-        """In an executor. The snapshot first: with it on the disk, whatever else is there is found to be older."""
-        self._log.close()
+        """In an executor; may be done again."""
         if self._anchor is not None:
             self._anchor.release()
-        write_snapshot(snapshot_path(self.folder, self.tablet_id), snapshot, self._disk)
+        with contextlib.suppress(KuduStorageError):
+            self._log.close()           # what it could not write goes anyway
         path = os.path.join(self.folder, "consensus-meta", self.tablet_id)
         MetadataFile.open(path, self._first, self._names, self._disk).adopt(snapshot.last.term, config)
         return self._open()

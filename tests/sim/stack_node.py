@@ -238,12 +238,13 @@ class Node:
             self._work_soon(replica)
 
         replica._port._wait_for = waiting  # type: ignore[method-assign]
-        fail = replica._fail
+        fail = type(replica)._fail.__get__(replica)
 
         def failed(error: BaseException) -> None:
             fail(error)
             self.replica_failed(replica, error)
 
+        replica._fail = failed  # type: ignore[method-assign]
         replica._driver._handlers.failed = failed
         replica._port._events = replica._port._events._replace(failed=failed)
         replica._applier._on_failed = failed
