@@ -16,7 +16,7 @@ It costs some calls a batch, whatever is in it: no line here runs once an operat
 """
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Future, TimerHandle
+from asyncio import AbstractEventLoop, Future, TimerHandle, wait
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -314,6 +314,11 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def quiet(self) -> None:
+        """Until nothing is being written for a driver that was closed."""
+        if self._blocked is not None:
+            await wait([self._blocked])
 
     def unstepped(self) -> list[Call]:
         """Calls whose operations never reached the log."""

@@ -31,6 +31,7 @@ from kudu_storage.protos import message_class
 from kudu_storage.wal.log_batches import entry_bytes
 
 REQUEST_BYTES_MAX: Final = 1 << 20
+_ALL: Final = 1 << 62
 _KINDS: Final = {int(kind): kind for kind in Kind}
 # OperationType of what a leader makes itself.
 _OP_TYPES: Final = {Kind.NO_OP: 1, Kind.CONFIG: 5}
@@ -272,18 +273,9 @@ class LogPort:
         return self._loop.run_in_executor(None, self._fetch, first, min(last, unwritten - 1), max_bytes)
 
     def _fetch(self, first: int, last: int, max_bytes: int) -> Slice:
-        parts: list[Any] = []
-        runs: list[NativeRun] = []
-        size = 0
-        for part in self.log.read_batches(first, last, max_bytes):
-            _, _, found = look(part, first, last, max(max_bytes - size, 1))
-            if not found or (parts and size + found[0][4] > max_bytes):
-                break
-            parts.append(part)
-            size += sum([run[4] for run in found])
-            first = found[-1][2] + 1
-            runs += found
-        return Slice(self._runs(runs), parts, size)
+        parts = self.log.read_batches(first, last, max_bytes)
+        runs = [run for part in parts for run in look(part, first, last, _ALL)[2]]
+        return Slice(self._runs(runs), parts, sum([run[4] for run in runs]))
 
     def applicable(self, first: int, last: int) -> Applicable | None:
         """Operations for the state machine, a batch at a time. None: not in the cache."""
@@ -307,7 +299,7 @@ class LogPort:
 
 
 def _applicable(part: Any, first: int, last: int) -> Applicable | None:
-    _, _, runs = look(part, first, last, 1 << 62)
+    _, _, runs = look(part, first, last, _ALL)
     return Applicable(operations(part, first, last), runs) if runs else None
 
 
@@ -317,7 +309,7 @@ def _cut(payload: Any, first: int, last: int) -> bytes:
     parts = payload if body is None else (body,)
     pieces = []
     for part in parts:
-        begin, end, _ = look(part, first, last, 1 << 62)
+        begin, end, _ = look(part, first, last, _ALL)
         if end > begin:
             if begin == 0 and len(parts) == 1 and type(part) is bytes and end == len(part):
                 return part

@@ -46,6 +46,16 @@ class MetadataFile:
         write_consensus_metadata(path, message, disk=disk)
         return cls(path, message, names, disk)
 
+    def adopt(self, term: int, config: Config) -> None:
+        """A snapshot says what is not known here: an operation of `term` was committed, and so was `config`. Blocks."""
+        if term > self.term:
+            self._message.current_term = term
+            self._message.ClearField("voted_for")
+        if config.opid_index > self.config.opid_index:
+            self._message.ClearField("committed_config")
+            config_to(config, self._names, self._message.committed_config)
+        write_consensus_metadata(self.path, self._message, disk=self._disk)
+
     def attach(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
 

@@ -5,7 +5,7 @@ other's. None of the calls may block: what takes time is reported later, as an i
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from consensus.raft.configuration import Config
@@ -63,6 +63,8 @@ class Network(Transport, Protocol):
     """
 
     names: Names
+    # A peer sends a snapshot; done when it is installed. Set before start().
+    on_copy: Callable[[bytes], Awaitable[None]] | None
 
     async def start(self, deliver: Deliver, on_connection: OnConnection) -> None: ...
 
@@ -70,6 +72,9 @@ class Network(Transport, Protocol):
 
     def set_address(self, peer: str, address: str) -> None:
         """Where a member of the active configuration is."""
+
+    async def copy(self, to: str, data: bytes) -> None:
+        """Send a snapshot, until it is installed there. Raises an error of this package when it is not."""
 
 
 class Slice(NamedTuple):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, Future
+from bisect import insort
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,13 @@ class Reads:
         if effect.index <= applied:
             _tell(group, effect.index)
         else:
-            self._waiting.append((effect.index, group))
+            insort(self._waiting, (effect.index, group), key=lambda waiting: waiting[0])
+
+    def until_applied(self, index: int) -> Future[int]:
+        """Until the state machine has come so far, which it has not."""
+        group = ReadGroup([self._loop.create_future()])
+        insort(self._waiting, (index, group), key=lambda waiting: waiting[0])
+        return group[0]
 
     def applied(self, index: int) -> None:
         waiting = self._waiting

@@ -32,6 +32,7 @@ class Found(NamedTuple):
     snapshot: Snapshot | None
     recovered: Recovered
     timestamp: int              # the highest in the log
+    first_index: int            # of the log; of what comes next in one without operations
 
 
 def tablet_id_of(group: str) -> str:
@@ -50,7 +51,7 @@ def first_config(me: str, peers: Mapping[str, str], join: bool) -> Config:
 
 
 def open_replica(folder: str, me: str, tablet_id: str, first: Config, names: Names, disk: Disk,
-                 open_log: Callable[[str], Log]) -> Found:
+                 open_log: Callable[[str, OpId], Log]) -> Found:
     """Raises CorruptionError, LogLocked, InvalidArgument, DiskError."""
     make_folder(folder, disk)
     _check_instance(os.path.join(folder, "instance"), names.uuid(me), me, disk)
@@ -59,13 +60,40 @@ def open_replica(folder: str, me: str, tablet_id: str, first: Config, names: Nam
     snapshot = read_snapshot(snapshot_path(folder, tablet_id))
     wal = os.path.join(folder, "wals", tablet_id)
     make_folder(wal, disk)
-    log = open_log(wal)
+    begin = MINIMUM_OPID if snapshot is None else snapshot.last
+    log = open_log(wal, begin)
     try:
         scan = scan_log(log.path)
-        return Found(log, metadata, snapshot, recovered_from(metadata, snapshot, scan, log, names), scan.timestamp)
+        if not _goes_on_from(scan, begin):
+            log.close()
+            remove_log(wal, disk)
+            log = open_log(wal, begin)
+            scan = scan_log(log.path)
+        return Found(log, metadata, snapshot, recovered_from(metadata, snapshot, scan, log, names), scan.timestamp,
+                     log.first_index)
     except BaseException:
         log.close()
         raise
+
+
+def _goes_on_from(scan: LogScan, begin: OpId) -> bool:
+    """Whether a log leads past a snapshot. One that does not was there before the snapshot came from the leader, and a
+    crash came between: all in it is covered by the snapshot, or was never committed."""
+    if begin.index == 0 or scan.first_index in (0, begin.index + 1):
+        return True
+    if not scan.first_index <= begin.index <= scan.last_index:
+        return False
+    return max((span for span in scan.spans if span[1] <= begin.index), key=lambda s: s[1])[0] == begin.term
+
+
+def remove_log(path: str, disk: Disk) -> None:
+    """Segments go newest first, so that a crash leaves a log that ends earlier."""
+    for file in reversed(list_segments(path)):
+        disk.unlink(file.path)
+        disk.sync_dir(path)
+    for name in os.listdir(path):
+        if name.startswith("index."):
+            disk.unlink(os.path.join(path, name))
 
 
 def _check_instance(path: str, uuid: str, me: str, disk: Disk) -> None:
@@ -96,7 +124,7 @@ def recovered_from(metadata: MetadataFile, snapshot: Snapshot | None, scan: LogS
                    names: Names) -> Recovered:
     last = log.last
     applied = MINIMUM_OPID if snapshot is None else snapshot.last
-    base = _base(scan, applied, last)
+    base = _base(scan, applied)
     if metadata.term < last.term:
         raise CorruptionError(f"the log ends with {last}, the consensus metadata with term {metadata.term}",
                               path=metadata.path, advice="a copy of another replica; this one may have voted twice")
@@ -108,14 +136,14 @@ def recovered_from(metadata: MetadataFile, snapshot: Snapshot | None, scan: LogS
                      tuple(configs), min(max(scan.commit_index, applied.index), max(last.index, base.index)))
 
 
-def _base(scan: LogScan, applied: OpId, last: OpId) -> OpId:
+def _base(scan: LogScan, applied: OpId) -> OpId:
     """The newest operation that is known by its name only, for what stood before it was collected."""
     first = scan.first_index
     if first == 1 or (first == 0 and applied.index == 0):
         return MINIMUM_OPID
     if 0 < first <= applied.index:
         return OpId(scan.spans[0][0], first)
-    if first == applied.index + 1 or (first == 0 and last.index == 0):
+    if first in (0, applied.index + 1):
         return applied
     raise CorruptionError(f"the log begins at {first}, the snapshot ends with {applied}",
                           advice="a copy of another replica")

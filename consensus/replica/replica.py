@@ -9,10 +9,12 @@ loop in which it was started; one loop may run many. Files are touched by execut
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -21,7 +23,16 @@ from consensus.raft import effects as fx
 from consensus.raft.configuration import Change, ChangeType, Config, MemberType
 from consensus.raft.core import Raft
 from consensus.raft.effects import Role
-from consensus.raft.inputs import ChangeConfig, Input, LogCut, LogDurable, StepDown, Transfer, UnsafeChangeConfig
+from consensus.raft.inputs import (
+    ChangeConfig,
+    CopyDone,
+    Input,
+    LogCut,
+    LogDurable,
+    StepDown,
+    Transfer,
+    UnsafeChangeConfig,
+)
 from consensus.raft.progress import Sending
 from consensus.raft.refusals import Refusal
 from consensus.raft.status import Status
@@ -30,15 +41,18 @@ from consensus.replica.admin import Admin
 from consensus.replica.clock import HybridClock, SystemRandom
 from consensus.replica.driver import Driver, Handlers
 from consensus.replica.log_port import Events, LogPort
+from consensus.replica.metadata import RETRY_S, MetadataFile
 from consensus.replica.ports import Clock, Network, Random
 from consensus.replica.reads import ReadGroup, Reads
 from consensus.replica.recovery import Found, first_config, open_replica, tablet_id_of
 from consensus.replica.rounds import Call, Rounds, fail_calls
 from consensus.replica.snapshots import Snapshot, snapshot_path, write_snapshot
+from consensus.replica.snapshots import decode as decode_snapshot
 from consensus.replica.state_machine import Applier, StateMachine
 from consensus.replica.trail import Trail
 from consensus.transport import Endpoint
-from consensus.transport.configs import config_record, config_to, record_config
+from consensus.transport.configs import config_from, config_record, config_to, record_config
+from consensus.transport.copying import CopyingTransport
 from kudu_storage import Log
 from kudu_storage._native.disk import Disk
 from kudu_storage.common.opid import OpId
@@ -53,11 +67,14 @@ from kudu_storage.errors import (
     ReplicaFailed,
     RequestDenied,
     Timeout,
+    Unsupported,
 )
+from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_config_pb: Any = message_class("kudu.consensus.RaftConfigPB")
 TIMEOUT_S: Final = 10.0
 PAYLOAD_BYTES_MAX: Final = 16 << 20
 # Proposals that are not committed yet. Above it propose() refuses: a group without a majority must not eat the memory.
@@ -83,7 +100,8 @@ class PeerLag:
 class ReplicaStatus:
     """What a replica tells people about itself. Watermarks are indexes of the log.
 
-    `state`: "starting", "replaying" (committed operations of before are being applied), "running", "failed", "closed".
+    `state`: "starting", "replaying" (committed operations of before are being applied), "running", "copying" (the
+    leader's snapshot takes the place of the log), "failed", "closed".
     """
 
     name: str
@@ -117,7 +135,8 @@ class RaftReplica:
         Args:
             dir: its folder, made if need be: `wals/`, `consensus-meta/` and so on in Kudu's layout.
             me: its name.
-            peers: the first members' names and addresses, its own among them. Counts until a configuration is stored.
+            peers: the first members' names and addresses, its own among them. Who belongs to the group is known from
+                the files once there are some; where these are is believed before what is stored.
             sm: the state machine, fresh: what was applied before is restored and applied again.
             group: replicas of one group have the same; it gives the tablet's id.
             join: the group is there already and will add this replica by change_config().
@@ -147,10 +166,13 @@ class RaftReplica:
         self._rounds = Rounds()
         self._watchers: list[asyncio.Future[None]] = []
         self._snapshot_index = 0
+        self._first_index = 1               # of the log, as of the last collection
         self._snapshot_total = 0            # bytes of the log, by the trail, when the last one was taken
         self._snapshot_task: asyncio.Task[OpId] | None = None
         self._anchor: Anchor | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._copying: set[str] = set()     # peers that are being sent a snapshot
+        self._installing: asyncio.Future[None] | None = None
         self._committed_total = 0           # bytes of the log, by the trail, up to what is applied
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -169,33 +191,53 @@ class RaftReplica:
         for name in self._peers:
             self._names.add(name)
         try:
-            found = await loop.run_in_executor(None, lambda: open_replica(
-                self.folder, self.name, self.tablet_id, self._first, self._names, self._disk, self._open_log))
+            found = await loop.run_in_executor(None, self._open)
         except BaseException:
             self._state = "closed"
             raise
-        self._log = found.log
         try:
-            self._restore(found)
-            self._assemble(found)
-            await self._transport.start(self._driver.received, self._driver.connection)
+            self._use(found)
+            self._transport.on_copy = self._install
+            await self._transport.start(self._received, self._connection)
         except BaseException:
             await self._close_files()
             raise
+        self._run()
+
+    def _open(self) -> Found:
+        return open_replica(self.folder, self.name, self.tablet_id, self._first, self._names, self._disk,
+                            self._open_log)
+
+    def _open_log(self, path: str, begin: OpId) -> Log:
+        return Log.open(path, begin=begin, **self._log_options)
+
+    def _use(self, found: Found) -> None:
+        self._log = found.log
+        self._first_index = found.first_index
+        self._restore(found)
+        self._assemble(found)
+
+    def _run(self) -> None:
         self._state = "running"
         self._config_changed(self._raft.state.configs.active)
         self._applier.commit(self._raft.state.commit_index)
         self._driver.start()
 
-    def _open_log(self, path: str) -> Log:
-        return Log.open(path, **self._log_options)
+    def _received(self, sender: str, message: Any, call: object) -> None:
+        """ports.Deliver. While a snapshot is being installed nobody is at home."""
+        if self._state in ("starting", "running"):
+            self._driver.received(sender, message, call)
+
+    def _connection(self, peer: str, up: bool) -> None:
+        if self._state in ("starting", "running"):
+            self._driver.connection(peer, up)
 
     def _restore(self, found: Found) -> None:
         if found.snapshot is not None:
             self.machine.restore(found.snapshot.data)
             self._snapshot_index = found.snapshot.last.index
         if self.machine.has_snapshots():
-            self._anchor = found.log.anchor(max(self._snapshot_index, found.log.first_index, 1), "snapshot")
+            self._anchor = found.log.anchor(max(self._snapshot_index, found.first_index, 1), "snapshot")
 
     def _assemble(self, found: Found) -> None:
         loop = self._loop
@@ -214,6 +256,7 @@ class RaftReplica:
         handlers.config_appended = self._config_changed
         handlers.committed = self._committed
         handlers.role_changed = self._role_changed
+        handlers.needs_copy = self._needs_copy
         handlers.done = self._done
         handlers.refused = self._refused
         handlers.failed = self._fail
@@ -231,7 +274,11 @@ class RaftReplica:
         failed = self._state == "failed"
         self._state = "closed"
         await self._transport.stop()
+        if self._installing is not None:
+            await self._installing
         self._end("the replica was closed")
+        for task in self._tasks:
+            task.cancel()
         if self._snapshot_task is not None:
             await asyncio.wait([self._snapshot_task])
         await self._close_files(quietly=failed)
@@ -273,9 +320,7 @@ class RaftReplica:
         self.failure = error
         _log.error("replica %s of %s stopped: %s", self.name, self.tablet_id, error, exc_info=error)
         self._end(f"the replica failed: {error}")
-        stopping = self._loop.create_task(self._transport.stop())
-        self._ending.add(stopping)
-        stopping.add_done_callback(self._ending.discard)
+        self._keep(self._transport.stop())
 
     # -- proposals -----------------------------------------------------------------------------------------------------
     async def propose(self, payload: bytes, timeout: float | None = TIMEOUT_S) -> Any:
@@ -475,7 +520,7 @@ class RaftReplica:
         return ReplicaStatus(
             self.name, self.state, s.role, s.term, s.leader_id, s.committed_config, s.pending_config, s.last,
             s.durable_index, s.commit_index, self._applier.applied, s.all_replicated_index, self._snapshot_index,
-            self._raft.state.terms.base.index + 1, s.failed_elections, tuple(peers),
+            self._first_index, s.failed_elections, tuple(peers),
             None if self.failure is None else str(self.failure))
 
     def __repr__(self) -> str:
@@ -498,13 +543,17 @@ class RaftReplica:
         return await asyncio.shield(self._snapshot_task)
 
     async def _take_snapshot(self) -> OpId:
+        # A configuration that is committed and not applied would be ahead of the state.
+        configured = self._raft.state.configs.committed.opid_index
+        if configured > self._applier.applied:
+            await self._reads.until_applied(configured)
         await self._applier.quiet()
+        config = config_to(self._raft.state.configs.committed, self._names).SerializeToString()
         index, total = self._applier.applied, self._trail.total_bytes
         last = self._raft.state.terms.opid_at(index) if index else OpId(0, 0)
         data: Any = self.machine.snapshot()
         if inspect.isawaitable(data):
             data = await data
-        config = config_to(self._raft.state.configs.committed, self._names).SerializeToString()
         kept, self._snapshot_index = self._snapshot_index, index
         self._snapshot_total = total
         await self._loop.run_in_executor(None, self._keep_snapshot, Snapshot(last, config, bytes(data)), kept)
@@ -512,19 +561,125 @@ class RaftReplica:
 
     def _keep_snapshot(self, snapshot: Snapshot, kept: int) -> None:
         """In an executor. What lies behind the snapshot before this one stays: for peers that are not far behind."""
-        write_snapshot(snapshot_path(self.folder, self.tablet_id), snapshot, self._disk)
+        self._write_snapshot(snapshot)
         if kept > 0:
             anchor = self._log.anchor(max(kept, self._log.first_index), "snapshot")
             if self._anchor is not None:
                 self._anchor.release()
             self._anchor = anchor
             self._log.gc()
+            self._first_index = self._log.first_index
+
+    def _write_snapshot(self, snapshot: Snapshot) -> None:
+        write_snapshot(snapshot_path(self.folder, self.tablet_id), snapshot, self._disk)
 
     def _snapshot_ended(self, task: asyncio.Task[OpId]) -> None:
         self._snapshot_task = None
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _log.error("replica %s has no new snapshot: %s", self.name, error)
+
+    # -- copies --------------------------------------------------------------------------------------------------------
+    def _needs_copy(self, effect: fx.NeedsCopy) -> None:
+        """The log cannot help this peer any more."""
+        if effect.peer_id not in self._copying:
+            self._copying.add(effect.peer_id)
+            self._keep(self._copy_to(effect.peer_id))
+
+    async def _copy_to(self, peer: str) -> None:
+        """Until it has a snapshot, or this replica leads no longer."""
+        try:
+            while self.is_leader and self._needs(peer):
+                try:
+                    data = await self._loop.run_in_executor(None, _read, snapshot_path(self.folder, self.tablet_id))
+                    await self._transport.copy(peer, data)
+                except (KuduStorageError, OSError) as error:
+                    _log.warning("%s needs a snapshot, and has none: %s", peer, error)
+                    await asyncio.sleep(self._timing.election_timeout_us / 1e6)
+                else:
+                    self._driver.feed(CopyDone(peer))
+                    return
+        finally:
+            self._copying.discard(peer)
+
+    def _needs(self, peer: str) -> bool:
+        return any(p.peer_id == peer and p.sending is Sending.COPY for p in self._raft.status().peers)
+
+    async def _install(self, data: bytes) -> None:
+        """The leader sent its snapshot: take it in the place of log and state, unless the log has all that is in it.
+
+        The snapshot is on the disk first: whatever else is there is found to be older at the next start (recovery.py).
+        Raises CorruptionError, DiskError: nothing was changed. ReplicaClosed, ReplicaFailed.
+        """
+        self._require_running()
+        snapshot = decode_snapshot(data)
+        config = config_from(_config_pb.FromString(snapshot.config), self._names)
+        if not self._wants(snapshot):
+            return
+        if not self.machine.has_snapshots():
+            raise Unsupported("this replica's state machine has no snapshots")
+        if self._snapshot_task is not None:
+            await asyncio.wait([self._snapshot_task])
+        await self._loop.run_in_executor(None, self._write_snapshot, snapshot)
+        self._require_running()
+        if self._wants(snapshot):
+            await self._start_again(snapshot, config)
+
+    def _wants(self, snapshot: Snapshot) -> bool:
+        state = self._raft.state
+        return snapshot.last.index > state.commit_index and not state.terms.holds(snapshot.last)
+
+    async def _start_again(self, snapshot: Snapshot, config: Config) -> None:
+        """Close all and open it again, with the snapshot."""
+        self._state = "copying"
+        self._installing = self._loop.create_future()
+        self._end("a snapshot of the leader takes the place of this replica's log")
+        try:
+            await self._driver.quiet()
+            await self._applier.quiet()
+            if self._snapshot_task is not None:
+                await asyncio.wait([self._snapshot_task])
+            self._port.close()
+            found = await self._reopened(snapshot, config)
+            if self._state != "copying":
+                self._log = found.log       # close() waits for it
+                return
+            self._trail = Trail()
+            self._snapshot_total = self._committed_total = 0
+            self._use(found)
+        except BaseException as error:
+            if self._state == "copying":
+                self._state = "running"
+                self._fail(error)
+            raise
+        finally:
+            self._installing.set_result(None)
+        self._run()
+
+    async def _reopened(self, snapshot: Snapshot, config: Config) -> Found:
+        while True:
+            try:
+                return await self._loop.run_in_executor(None, self._replace_files, snapshot, config)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._state != "copying":
+                    raise
+                _log.warning("replica %s waits for space: %s", self.name, error)
+                await asyncio.sleep(RETRY_S)
+
+    def _replace_files(self, snapshot: Snapshot, config: Config) -> Found:
+        """In an executor; may be done again."""
+        if self._anchor is not None:
+            self._anchor.release()
+        with contextlib.suppress(KuduStorageError):
+            self._log.close()           # what it could not write goes anyway
+        path = os.path.join(self.folder, "consensus-meta", self.tablet_id)
+        MetadataFile.open(path, self._first, self._names, self._disk).adopt(snapshot.last.term, config)
+        return self._open()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # -- what the driver and the log tell ------------------------------------------------------------------------------
     def _durable(self, batch: int) -> None:
@@ -546,8 +701,9 @@ class RaftReplica:
 
     def _config_changed(self, config: Config) -> None:
         for peer in config.peers:
-            if peer.address:
-                self._transport.set_address(peer.peer_id, peer.address)
+            address = self._peers.get(peer.peer_id) or peer.address
+            if address:
+                self._transport.set_address(peer.peer_id, address)
 
     def _done(self, effect: fx.Done) -> None:
         if isinstance(effect.token, _Ask):
@@ -582,6 +738,8 @@ class RaftReplica:
         if self._state != "running":
             if self._state == "failed":
                 raise ReplicaFailed(f"the replica stopped: {self.failure}", advice="repair the disk and open it again")
+            if self._state == "copying":
+                raise self._not_leader()
             raise ReplicaClosed(f"the replica is {'not started' if self._state in ('new', 'starting') else 'closed'}")
 
 
@@ -605,5 +763,10 @@ def _expire(future: asyncio.Future[Any], timeout: float, maybe_applied: bool) ->
 
 def _krpc(me: str, peers: Mapping[str, str], tablet_id: str, replica: RaftReplica) -> Network:
     """The transport over the wire, which listens at the address of `me`."""
-    transport: Any = Endpoint(me, peers[me], peers=peers).transport(tablet_id, Admin(replica))
+    transport: Any = CopyingTransport(Endpoint(me, peers[me], peers=peers), tablet_id, Admin(replica))
     return transport  # type: ignore[no-any-return]  # its calls are its own; all else is as Network says
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

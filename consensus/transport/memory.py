@@ -9,12 +9,13 @@ connections. Payloads are not copied. May not touch: files, sockets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from consensus.raft.inputs import SendFailed
 from consensus.raft.messages import RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
 from consensus.transport.names import Names
+from kudu_storage.errors import ConnectionLost
 
 
 class _Call(NamedTuple):
@@ -65,6 +66,13 @@ class MemoryNetwork:
         target.take(sender, message, call)
         return True
 
+    async def copy(self, sender: str, to: str, data: bytes) -> None:
+        await asyncio.sleep(0)
+        target = self._here.get(to)
+        if target is None or target.on_copy is None or (sender, to) in self._blocked or (to, sender) in self._blocked:
+            raise ConnectionLost(f"{to} cannot be reached", maybe_sent=False)
+        await target.on_copy(data)
+
 
 class MemoryTransport:
     """consensus.replica.ports.Network."""
@@ -73,6 +81,7 @@ class MemoryTransport:
         self.me = me
         self.names = network.names
         self._network = network
+        self.on_copy: Callable[[bytes], Awaitable[None]] | None = None
         self._deliver: Callable[[str, Any, object], None] | None = None
         self._on_connection: Callable[[str, bool], None] | None = None
         self._call = _Call(me)
@@ -99,6 +108,10 @@ class MemoryTransport:
     def reply(self, call: object, message: UpdateResponse | VoteResponse) -> None:
         if isinstance(call, _Call):
             self._network.carry(self.me, call.caller, message, None)
+
+    async def copy(self, to: str, data: bytes) -> None:
+        """Give a peer a snapshot, until it is installed. Raises ConnectionLost."""
+        await self._network.copy(self.me, to, data)
 
     def take(self, sender: str, message: Any, call: object) -> None:
         if not self._arrived:

@@ -261,9 +261,9 @@ def _begin_log(roots: ServerRoots, source: _Source, recovered: RecoveredRows, di
     folder = roots.wal_root / WALS / tablet_id
     disk.make_dir(str(folder))
     disk.sync_dir(str(folder.parent))
-    first_index = 1 if first is None else first.index
+    begin = None if first is None else OpId(0, first.index - 1)
     with Log.open(folder, create=True, tablet_id=tablet_id, schema=recovered.layout.schema,
-                  schema_version=recovered.schema_version, first_index=first_index, disk=disk) as log:
+                  schema_version=recovered.schema_version, begin=begin, disk=disk) as log:
         if first is None:
             return OpId(0, 0)
         log.term = first.term

@@ -101,7 +101,7 @@ class Log(LogAppender):
     def open(cls, path: str | os.PathLike[str], *, create: bool = False, durability: str = "fsync",
              segment_size: int | str = 8 * MIB, compression: str = "lz4", queue_size: int | str = 4 * MIB,
              cache_size: int | str = 16 * MIB, retention: RetentionPolicy | None = None, tablet_id: str | None = None,
-             schema: Schema | None = None, schema_version: int = 0, first_index: int = 1,
+             schema: Schema | None = None, schema_version: int = 0, begin: OpId | None = None,
              disk: Disk | None = None) -> Log:
         """Open a log to append and read.
 
@@ -118,8 +118,8 @@ class Log(LogAppender):
             tablet_id: 32 hex digits; refuse the log of another tablet. Default: what the folder holds, or a new one.
             schema, schema_version: of the tablet's rows, with column ids, for the headers of new segments. Default:
                 what the last segment says; of a new log, one that suits opaque entries.
-            first_index: of the first entry of a log that has none: those before it are elsewhere. It is not kept
-                before there is an entry.
+            begin: the operation behind which a log without any begins (of a snapshot, say). It is not kept
+                before there is an entry. Default: 0.0.
         Raises:
             NotFound, LogLocked, CorruptionError, InvalidArgument, DiskError.
         """
@@ -137,12 +137,12 @@ class Log(LogAppender):
         lock_fd = _lock(folder, create, disk)
         try:
             recovered = recover(folder, disk, tablet_id=tablet_id.encode() if tablet_id else None)
+            if begin is not None and recovered.last.index == 0:
+                if not 0 <= begin.index < _INDEX_MAX - 1:
+                    raise InvalidArgument(f"a log cannot begin behind operation {begin}", path=folder)
+                recovered = dataclasses.replace(recovered, last=begin)
             if recovered.last.index >= _INDEX_MAX:
                 raise InvalidArgument(f"operation {recovered.last} has the last index there is", path=folder)
-            if not 0 < first_index < _INDEX_MAX:
-                raise InvalidArgument(f"a log cannot begin at index {first_index}", path=folder)
-            if first_index > 1 and recovered.last.index == 0:
-                recovered = dataclasses.replace(recovered, last=OpId(0, first_index - 1))
             settings["tablet_id"] = recovered.tablet_id or (tablet_id or secrets.token_hex(16)).encode()
             settings["schema"] = recovered.schema if schema is None and recovered.schema is not None \
                 else header_schema

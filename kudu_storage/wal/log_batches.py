@@ -24,17 +24,21 @@ def read_batches(source: Source, first: int, last: int, max_bytes: int) -> list[
     """
     parts: list[Part] = []
     index, left = first, max_bytes
-    while index <= last and (left > 0 or not parts):
+    while index <= last:
         for part, end in _bodies(source(index), last):
             begin, stop, runs = look(part, index, end, max(left, 1))
             if not runs:
                 continue
+            size = stop - begin
+            # Not the next one: the rest of the batch before did not fit.
+            if parts and (size > left or runs[0][1] != index):
+                return parts
             whole = memoryview(part)
-            parts.append(part if stop - begin == len(whole) else bytes(whole[begin:stop]))
+            parts.append(part if size == len(whole) else bytes(whole[begin:stop]))
             index = runs[-1][2] + 1
-            left -= stop - begin
+            left -= size
             if index > last or left <= 0:
-                break
+                return parts
     return parts
 
 

@@ -25,6 +25,7 @@ from consensus.raft.timing import MS
 from consensus.transport.memory import MemoryNetwork
 from kudu_storage.errors import (
     Aborted,
+    ConnectionLost,
     KuduStorageError,
     NotLeader,
     ProposalsFull,
@@ -32,7 +33,7 @@ from kudu_storage.errors import (
     ReplicaFailed,
     Timeout,
 )
-from sim.disk import ModelDisk
+from sim.disk import ModelDisk, Op
 from sim.history import History
 from sim.observer import Observer
 from sim.stack_node import CLOCK_ERROR_US, TIMING, Node, StackCounter, StackLoop, StackReplica
@@ -60,6 +61,13 @@ class StackNetwork(MemoryNetwork):
             delay_us = world.delay_us * (1 + (world.spread - 1) * world.random.random())
             world.loop.call_later(delay_us / 1e6, self._arrive, sender, to, message, call)
         return True
+
+    async def copy(self, sender: str, to: str, data: bytes) -> None:
+        await asyncio.sleep(self._world.delay_us / 1e6)
+        if self._world.random.random() < self._world.loss:
+            raise ConnectionLost("lost", maybe_sent=True)
+        self._world.faults["snapshot sent"] += 1
+        await super().copy(sender, to, data)
 
     def _arrive(self, sender: str, to: str, message: Any, call: object) -> None:
         target = self._here.get(to)
@@ -105,6 +113,9 @@ class StackWorld:
         self.duplication = random.choice((0.0, 0.02, 0.1))
         self.delay_us = random.choice((1, 5, 20)) * MS
         self.spread = random.choice((1.1, 3.0, 10.0))
+        self.committed_ops: dict[int, Op] = {}
+        self.snapshot_every = random.choice(("1GiB", "4KiB", "16KiB"))
+        self.sizes = random.choice(((0, 10, 300), (0, 1000, 5000)))
         self.leader_hint = "a"
         self.calm = False
         self.stuck = False
@@ -150,7 +161,10 @@ class StackWorld:
             replica = node.replica
             if replica is not None and replica._state == "running" and replica._driver._blocked is None \
                     and not replica._driver._inputs and not node.dying:
-                self.observer.full_check(node.watched)
+                if replica._raft.state.terms.base.index == 0:
+                    self.observer.full_check(node.watched)
+                else:
+                    replica._raft.check()
 
     # -- running -------------------------------------------------------------------------------------------------------
     def run(self, seconds: float) -> None:
@@ -269,7 +283,7 @@ class StackWorld:
     async def _add(self, replica: StackReplica, count: int) -> None:
         ids = [self.history.invoke(True, self.now_us) for _ in range(count)]
         try:
-            payloads = [b"%d" % i + b"x" * self.random.choice((0, 10, 300)) for i in ids]
+            payloads = [b"%d %s" % (i, self.random.randbytes(self.random.choice(self.sizes))) for i in ids]
             results = await replica.propose_many(payloads, timeout=CLIENT_WAIT_S)
         except (NotLeader, Aborted, ProposalsFull):
             for i in ids:

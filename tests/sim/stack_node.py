@@ -24,6 +24,7 @@ from consensus.raft.messages import Kind, UpdateResponse, VoteRequest, VoteRespo
 from consensus.raft.timing import MS, Timing
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
+from kudu_storage.common.opid import OpId
 from kudu_storage.errors import CorruptionError, KuduStorageError, NoSpace, ReplicaClosed
 from sim.disk import ModelDisk, Op, log_of
 
@@ -73,6 +74,12 @@ class StackCounter(StateMachine):
         self.count += 1
         return self.count
 
+    def snapshot(self) -> bytes:
+        return b"%d" % self.count
+
+    def restore(self, data: bytes) -> None:
+        self.count = int(data)
+
 
 class NodeClock:
     def __init__(self, node: Node) -> None:
@@ -100,8 +107,8 @@ class StackReplica(RaftReplica):
 
     node: Node
 
-    def _open_log(self, path: str) -> Log:
-        log = super()._open_log(path)
+    def _open_log(self, path: str, begin: OpId) -> Log:
+        log = super()._open_log(path, begin)
         log.writer.write_by_hand()
         return log
 
@@ -181,6 +188,7 @@ class Node:
         self.pending_votes: list[tuple[int, str | None]] = []
         self.pending_configs: list[Config] = []
         self.dying = False
+        self.listening = False      # its files were open once
         self._syncing = False
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -192,7 +200,8 @@ class Node:
         peers = {n: "" for n in self.world.nodes} | {self.name: ""}
         replica = StackReplica(self.folder, me=self.name, peers=peers, sm=StackCounter(), timing=TIMING, disk=self.disk,
                                transport=self.world.network.transport(self.name), segment_size="16KiB",
-                               cache_size="16KiB", clock=NodeClock(self), random=NodeLuck(self.world.random))
+                               cache_size="16KiB", snapshot_every=self.world.snapshot_every,
+                               clock=NodeClock(self), random=NodeLuck(self.world.random))
         replica._first = self.first
         replica.node = self
         self.replica = replica
@@ -229,12 +238,13 @@ class Node:
             self._work_soon(replica)
 
         replica._port._wait_for = waiting  # type: ignore[method-assign]
-        fail = replica._fail
+        fail = type(replica)._fail.__get__(replica)
 
         def failed(error: BaseException) -> None:
             fail(error)
             self.replica_failed(replica, error)
 
+        replica._fail = failed  # type: ignore[method-assign]
         replica._driver._handlers.failed = failed
         replica._port._events = replica._port._events._replace(failed=failed)
         replica._applier._on_failed = failed
@@ -312,6 +322,8 @@ class Node:
     def _commit(self, effect: Any, perform: Any, _: Any) -> None:
         before = self.world.observer.commits.get(self.name, 0)
         self.world.guard(self.world.observer.committed, self.watched, before + 1, effect.index)
+        for op in self.model.ops[before:effect.index]:
+            self.world.committed_ops.setdefault(op.index, op)
         self.model.commit_index = effect.index
         perform(effect)
 
@@ -371,7 +383,9 @@ class Node:
         model = ModelDisk(found.metadata.config)
         model.term, model.voted_for = found.metadata.term, found.metadata.voted_for
         configs = {c.opid_index: c for c in found.recovered.configs}
-        first, last = 1, raft.state.terms.last_index
+        first, last = found.first_index, raft.state.terms.last_index
+        # What was collected, or never came because a snapshot did, was committed: everybody's is the same.
+        model.records = [self.world.committed_ops[i] for i in range(1, first)]
         while first <= last:
             piece = port._fetch_applicable(first, last)
             for found_piece in piece:
@@ -382,7 +396,8 @@ class Node:
         model.synced_count = len(model.records)
         model.commit_index = found.recovered.commit_index
         world = self.world
-        if self.life > 1:
+        copied = found.snapshot is not None and found.snapshot.last.index > len(old.ops)
+        if self.listening and not copied:
             names = [(op.term, op.index) for op in model.ops]
             allowed = any(names == [(op.term, op.index) for op in log_of(old.records[:count])]
                           for count in range(old.synced_count, len(old.records) + 1))
@@ -397,6 +412,7 @@ class Node:
                 world.violated(f"R9: {self.name} has {model.config} after a crash, not {old.config}")
             if model.term != old.term or model.voted_for != old.voted_for:
                 world.guard(world.observer.vote_persisted, self.name, model.term, model.voted_for)
+        self.listening = True
         self.pending_votes.clear()
         self.pending_configs.clear()
         return model

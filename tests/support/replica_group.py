@@ -1,4 +1,4 @@
-"""Groups of RaftReplicas in one event loop over the transport in memory, on real logs, with short timeouts."""
+"""Groups of RaftReplicas in one event loop, on real logs, with short timeouts."""
 from __future__ import annotations
 
 import asyncio
@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from replica_process import free_addresses
 
 from consensus import MemoryNetwork, RaftReplica, StateMachine
 from consensus.raft import Timing
@@ -51,17 +53,21 @@ async def until(condition: Callable[[], Any], what: str = "", deadline_s: float 
 class Group:
     """Replicas by name, those that run now. Options are RaftReplica's."""
 
-    def __init__(self, folder: Path, names: str = "abc", **options: Any) -> None:
+    def __init__(self, folder: Path, names: str = "abc", *, wire: bool = False, **options: Any) -> None:
+        """`wire`: over krpc on the loopback."""
         self.folder = folder
         self.names = names
-        self.peers: Mapping[str, str] = {n: f"127.0.0.1:{7000 + i}" for i, n in enumerate(names)}
+        self.wire = wire
+        self.peers: Mapping[str, str] = free_addresses(names) if wire else {
+            n: f"127.0.0.1:{7000 + i}" for i, n in enumerate(names)}
         self.network = MemoryNetwork()
         self.options: dict[str, Any] = {"timing": TIMING, **options}
         self.replicas: dict[str, RaftReplica] = {}
 
     def make(self, name: str, **options: Any) -> RaftReplica:
         merged: dict[str, Any] = {"sm": Register(), "peers": self.peers, **self.options, **options}
-        replica = RaftReplica(self.folder / name, me=name, transport=self.network.transport(name), **merged)
+        transport = None if self.wire else self.network.transport(name)
+        replica = RaftReplica(self.folder / name, me=name, transport=transport, **merged)
         self.replicas[name] = replica
         return replica
 

@@ -12,10 +12,12 @@ from replica_group import Group, Register, until
 
 from consensus import Aborted, NotLeader, RaftReplica, ReplicaClosed, ReplicaFailed, RequestDenied, Timeout
 from consensus.raft import Change, ChangeType, MemberType, Role
+from consensus.replica.snapshots import Snapshot, encode
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
 from kudu_storage._native.operations import Operation
-from kudu_storage.errors import InvalidArgument, LogLocked
+from kudu_storage.common.opid import OpId
+from kudu_storage.errors import CorruptionError, InvalidArgument, LogLocked
 from kudu_storage.wal.reader import list_segments, open_segment
 
 
@@ -307,6 +309,97 @@ def test_a_snapshot_can_be_taken_at_once(tmp_path: Path) -> None:
     run(main())
 
 
+async def fill(leader: RaftReplica, batches: int) -> None:
+    for i in range(batches):
+        await leader.propose_many([b"%d %s" % (i, os.urandom(250).hex().encode())] * 10)
+
+
+SMALL: dict[str, Any] = {"segment_size": "32KiB", "snapshot_every": "64KiB", "cache_size": "32KiB"}
+
+
+@pytest.mark.parametrize("wire", [False, True], ids=["memory", "krpc"])
+def test_a_follower_that_the_log_cannot_help_gets_a_snapshot(tmp_path: Path, wire: bool) -> None:
+    async def main() -> None:
+        async with Group(tmp_path, wire=wire, **SMALL) as group:
+            leader = await group.leader()
+            await fill(leader, 3)
+            await group.level()
+            behind = next(n for n in "abc" if n != leader.name)
+            await group.stop(behind)
+            await fill(leader, 120)
+            await until(lambda: leader._log.first_index > 200)
+            again = await group.start(behind)
+            await group.level()
+            assert group.values(behind) == group.values(leader.name)
+            assert again.status().first_index > 200 and again.status().config == leader.status().config
+            await leader.propose(b"more")
+            await group.level()
+        async with Group(tmp_path, wire=wire, **SMALL) as group:
+            await group.leader()
+            await group.level()
+            assert group.values("a") == group.values("b") == group.values("c") and len(group.values("a")) == 1231
+    run(main())
+
+
+def test_a_member_joins_although_the_log_has_no_beginning_any_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Group(tmp_path, **SMALL) as group:
+            leader = await group.leader()
+            await fill(leader, 100)
+            await until(lambda: leader._log.first_index > 1)
+            peers = {**group.peers, "d": "127.0.0.1:7009"}
+            new = await group.start("d", join=True, peers=peers)
+            await leader.change_config(add={"d": "127.0.0.1:7009"})
+            await until(lambda: "d" in new.status().config.voters and new.status().role is Role.FOLLOWER)
+            await group.level()
+            assert group.values("d") == group.values(leader.name)
+            await leader.transfer_leadership("d")
+            await until(lambda: new.is_leader)
+            await new.propose(b"as a leader")
+            await group.level()
+            assert group.values("a")[-1] == "as a leader"
+    run(main())
+
+
+@pytest.mark.parametrize("left", ["all", "begin", "nothing"])
+def test_a_crash_after_the_snapshot_came_leaves_a_replica_that_has_it(tmp_path: Path, left: str) -> None:
+    """The snapshot is on the disk, the log is still the one of before, whole or in part."""
+    async def main() -> None:
+        async with Group(tmp_path, **SMALL) as group:
+            leader = await group.leader()
+            await fill(leader, 30)
+            await group.level()
+            behind = next(n for n in "abc" if n != leader.name)
+            await group.stop(behind)
+            await fill(leader, 100)
+            await until(lambda: leader._log.first_index > 400 and leader._snapshot_task is None)
+            tablet = leader.tablet_id
+            source, target = (tmp_path / n / "snapshots" / tablet for n in (leader.name, behind))
+            target.write_bytes(source.read_bytes())
+            segments = sorted((tmp_path / behind / "wals" / tablet).glob("wal-*"))
+            for path in {"all": [], "begin": segments[1:], "nothing": segments}[left]:
+                path.unlink()
+            again = await group.start(behind)
+            await group.level()
+            assert group.values(behind) == group.values(leader.name) and again.status().first_index > 400
+    run(main())
+
+
+def test_a_snapshot_that_is_damaged_on_the_way_changes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Group(tmp_path, names="ab") as group:
+            await (await group.leader()).propose(b"x")
+            await group.level()
+            data = encode(Snapshot(OpId(9, 99), b"", b"[]"))
+            with pytest.raises(CorruptionError):
+                await group.replicas["a"]._install(data[:-1] + b"?")
+            old = encode(Snapshot(OpId(1, 1), b"", b"[]"))
+            await group.replicas["a"]._install(old)
+            await group.level()
+            assert group.values("a") == ["x"]
+    run(main())
+
+
 # -- disks -------------------------------------------------------------------------------------------------------------
 def test_a_failed_sync_stops_that_replica_alone(tmp_path: Path) -> None:
     disk = RecordingDisk()
@@ -344,7 +437,7 @@ def test_a_vote_that_cannot_be_written_is_not_given(tmp_path: Path) -> None:
             await group.stop("a")
             leader = await group.leader()
             broken = await group.start("a", disk=disk)
-            await until(lambda: broken.leader == leader.name)
+            await group.level()
             term = broken.status().term
             disk.fail("rename", 1, errno.EIO, onwards=True)
             await leader.step_down()
@@ -352,8 +445,9 @@ def test_a_vote_that_cannot_be_written_is_not_given(tmp_path: Path) -> None:
             await group.leader()
             assert broken._driver.raft.state.leadership is None
         async with Group(tmp_path) as group:
-            assert group.replicas["a"].status().term >= term
             await group.leader()
+            await group.level()
+            assert group.replicas["a"].status().term > term
     run(main())
 
 

@@ -17,6 +17,7 @@ from consensus.transport.configs import config_record, record_config
 from consensus.transport.names import Names
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
+from kudu_storage._native.operations import look, operations
 from kudu_storage.errors import InternalError
 
 NAMES = Names("ab")
@@ -169,6 +170,28 @@ def test_what_was_replaced_in_the_middle_of_a_batch_is_not_fetched(ported: Any) 
             *((1, i) for i in range(80, 93)), (2, 93), (4, 94)]
     for size in ("16KiB", "8MiB"):
         ported(test, cache_size="1KiB", segment_size=size)
+
+
+def test_what_is_fetched_has_no_holes_wherever_it_must_end(ported: Any) -> None:
+    async def test(p: Port) -> None:
+        first, sizes = 1, []
+        for count in (1, 3, 2, 7, 1, 1, 5, 4):
+            p.propose(1, first, *[b"x" * (31 * (first + i) % 400) for i in range(count)])
+            first += count
+            await p.write()
+        body = b"".join(map(bytes, p.log.read_batches(1, 24, 1 << 30)))
+        sizes = [look(body, i, i, 0)[2][0][4] for i in range(1, 25)]
+        for start in range(1, 25):
+            for room in range(0, 1500, 23):
+                found = await p.port.fetch(start, 24, room)
+                (run,) = found.runs
+                assert run.first == start and found.size_bytes == sum(sizes[start - 1:run.last])
+                assert run.last == 24 or run.last == start or found.size_bytes <= room
+                # At least one, and all that fits at the end of a batch.
+                assert found.size_bytes <= room or run.last == start
+                assert [op.index for piece in found.payload for op in operations(piece, 1, 99)] == [
+                    *range(start, run.last + 1)]
+    ported(test, cache_size="1KiB")
 
 
 def test_a_full_disk_is_one_cut_at_the_first_index_lost(ported: Any) -> None:
