@@ -7,6 +7,7 @@ Knows deltas, snapshots and columns; nothing of files. Invariants, in docs/table
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from kudu_storage._native.cfile_block cimport column_reserve
 from kudu_storage._native.column_block cimport (
     KIND_BINARY, KIND_FIXED, ColumnBlock, block_append_bytes, block_init_column, block_new, block_release,
 )
@@ -303,6 +304,63 @@ cdef int _put_cell(ColumnBuffers* out, int64_t at, const CellUpdate* update) noe
     return 0
 
 
+cdef inline void _pack_width(const uint8_t* cells, const uint8_t* shown, int64_t count, uint8_t* out,
+                             size_t width) noexcept nogil:
+    """To be inlined with a constant width. Without branches; a cell not shown is overwritten by the next one: `out` has a
+    place more than there are rows shown."""
+    cdef int64_t row
+    for row in range(count):
+        memcpy(out, cells + row * width, width)
+        out += width * shown[row]
+
+
+cdef void _pack_fixed(const ColumnBuffers* base, const uint8_t* shown, int64_t count, ColumnBuffers* out) noexcept nogil:
+    if base.width == 8:
+        _pack_width(base.values, shown, count, out.values, 8)
+    elif base.width == 4:
+        _pack_width(base.values, shown, count, out.values, 4)
+    elif base.width == 2:
+        _pack_width(base.values, shown, count, out.values, 2)
+    elif base.width == 1:
+        _pack_width(base.values, shown, count, out.values, 1)
+    else:
+        _pack_width(base.values, shown, count, out.values, 16)
+
+
+cdef int _pack_strings(const ColumnBuffers* base, const uint8_t* shown, int64_t count, ColumnBuffers* out) noexcept nogil:
+    cdef int64_t row, at = 0
+    cdef size_t bytes = 0, size
+    for row in range(count):
+        bytes += <size_t> (base.offsets[row + 1] - base.offsets[row]) * shown[row]
+    if column_reserve(out, bytes):
+        return -1
+    for row in range(count):
+        if shown[row]:
+            size = <size_t> (base.offsets[row + 1] - base.offsets[row])
+            memcpy(out.data + out.data_bytes, base.data + base.offsets[row], size)
+            out.data_bytes += size
+            at += 1
+            out.offsets[at] = <int32_t> out.data_bytes
+    return 0
+
+
+cdef int _pack(const ColumnBuffers* base, const uint8_t* shown, int64_t count, ColumnBuffers* out) noexcept nogil:
+    """The shown rows of a column that no delta changes."""
+    cdef int64_t row, at = 0
+    if base.validity != NULL and base.null_count and out.validity != NULL:
+        for row in range(count):
+            if not shown[row]:
+                continue
+            if not bit_is_set(base.validity, <size_t> row):
+                out.validity[at >> 3] &= ~(<uint8_t> (1 << (at & 7)))
+                out.null_count += 1
+            at += 1
+    if base.kind == KIND_FIXED:
+        _pack_fixed(base, shown, count, out)
+        return 0
+    return _pack_strings(base, shown, count, out)
+
+
 cdef int _write_deleted(DeltaApplier self, BlockBuffers* out, int32_t target) noexcept nogil:
     cdef int64_t row, at = 0
     if block_init_column(out, target, KIND_FIXED, 1, False) < 0:
@@ -488,6 +546,8 @@ cdef class DeltaApplier:
                              self.layout.info.columns[column].nullable or base.validity != NULL) < 0:
             return -1
         to = &out.columns[target]
+        if self.updates[column].size == 0 and self.shown_count < self.row_count:
+            return _pack(base, self.shown, self.row_count, to)
         end = update + self.updates[column].size // sizeof(CellUpdate) if update != NULL else NULL
         while row < self.row_count:
             while update != end and <int64_t> update.row < row:

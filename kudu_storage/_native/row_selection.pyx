@@ -11,9 +11,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memset
 
 from kudu_storage._native.byte_buffer cimport buffer_free, buffer_reserve
-from kudu_storage._native.cfile_block cimport DICT_CODES, Dictionary
+from kudu_storage._native.cfile_block cimport DICT_CODES, ENCODING_PREFIX, BlockDecoder, Dictionary
 from kudu_storage._native.column_block cimport (
-    KIND_BINARY, KIND_FIXED, BlockBuffers, block_init_unset, block_new, block_release,
+    KIND_BINARY, KIND_FIXED, BlockBuffers, ColumnBuffers, block_init_unset, block_new, block_release,
 )
 
 from kudu_storage.errors import InvalidArgument
@@ -44,6 +44,21 @@ cdef bint runs_are_few(const uint8_t* picked, int64_t count) noexcept nogil:
 
 cdef int _no_memory() except -1 with gil:
     raise MemoryError()
+
+
+cdef bint _judged_in_place(ColumnSelector self, uint64_t first, uint64_t count, uint8_t* picked) noexcept nogil:
+    """Plain byte strings without NULLs are compared where they lie in the open block, whose offsets it has checked."""
+    cdef const BlockDecoder* decoder = &self.cursor.decoder
+    cdef ColumnBuffers cells
+    if decoder.shape.width or decoder.shape.nullable or decoder.shape.encoding == ENCODING_PREFIX \
+            or decoder.mode == DICT_CODES or first + count - self.cursor.block_first > decoder.value_count:
+        return False
+    memset(&cells, 0, sizeof(ColumnBuffers))
+    cells.kind = KIND_BINARY
+    cells.offsets = <int32_t*> decoder.plain.offsets + (first - self.cursor.block_first)
+    cells.data = <uint8_t*> decoder.plain.data
+    self.tests.run(self.column, &cells, <int64_t> count, picked)
+    return True
 
 
 # -- the object --------------------------------------------------------------------------------------------------------
@@ -138,10 +153,14 @@ cdef class ColumnSelector:
 
     cdef int _select_cells(self, uint64_t first, uint64_t count, uint8_t* picked) except -1 nogil:
         """Rows of one block, decoded: all of them, or the picked ones packed."""
-        cdef bint packed = runs_are_few(picked, <int64_t> count)
-        cdef BlockBuffers* cells = block_new(1, <int64_t> count)
+        cdef bint packed
+        cdef BlockBuffers* cells
         cdef int64_t rows = 0, at = 0, begin = 0, i
         cdef uint8_t* passed = picked
+        if _judged_in_place(self, first, count, picked):
+            return 0
+        packed = runs_are_few(picked, <int64_t> count)
+        cells = block_new(1, <int64_t> count)
         if cells == NULL or block_init_unset(cells, 0, KIND_FIXED if self.info.width else KIND_BINARY, self.info.width,
                                              self.info.nullable) < 0 \
                 or (packed and buffer_reserve(&self.bits, count + 1)):
