@@ -172,7 +172,7 @@ class Tablet:
 
         What is in memory stays in the log: the next opening replays it. Waits for flushes and compactions that run.
         """
-        if not self._store.closed:
+        if not self._store.closed and self._store.is_of_this_process:
             self._maintenance.close()
         self._store.close()
 

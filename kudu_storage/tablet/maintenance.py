@@ -49,7 +49,7 @@ from kudu_storage.tablet.rowset_facts import RowSetSizes
 from kudu_storage.tablet.rowset_writer import TARGET_ROWSET_BYTES, flush_mem_rowset, write_missed
 from kudu_storage.tablet.scoring import Candidate, Kind, MaintenancePolicy
 from kudu_storage.tablet.store import TabletStore
-from kudu_storage.tablet.view import FlushedRowSet, Heirs, MemStore
+from kudu_storage.tablet.view import FlushedRowSet, Heirs, MemStore, View
 
 MERGES_MAX: Final = 100     # in one call; each lowers what the next can gain
 
@@ -127,7 +127,7 @@ class Maintenance:
             rewrite.finish(lambda transaction: write_missed(missed, rewrite.written, transaction))
             added = tuple(rowset.message for rowset in rewrite.written)
             self._record(SuperblockChange(add=added, durable_mrs_id=frozen.id), new_blocks, sync_log=True)
-        self.store.swap(lambda view: replace(
+        self._install(lambda view: replace(
             view.with_rowsets(rewrite.rowsets()), memory=view.memory[1:], heirs=replace(view.heirs, of_memory=None)))
         self.store.note_flushed()
         return Done("flush_memrowset", f"memrowset {frozen.id}", tuple(rowset.id for rowset in rewrite.written))
@@ -251,8 +251,8 @@ class Maintenance:
             until = self.store.swap(lambda view: replace(view, heirs=Heirs(view.heirs.of_memory, rewrite.heirs, ids)))
             rewrite.finish(lambda transaction: compaction.write_missed(until, transaction))
             self._record(compaction.change(), new_blocks, sync_log=True)
-        self.store.swap(lambda view: replace(view.with_rowsets(rewrite.rowsets(), ids),
-                                              heirs=Heirs(view.heirs.of_memory)))
+        self._install(lambda view: replace(view.with_rowsets(rewrite.rowsets(), ids),
+                                           heirs=Heirs(view.heirs.of_memory)))
         self._retire(inputs)
         for rowset_id in ids:
             self._rowset_locks.pop(rowset_id, None)
@@ -284,7 +284,7 @@ class Maintenance:
                 return None
             with self._new_blocks(lambda heirs: heirs) as new_blocks:
                 self._record(drop_rowsets([rowset_id]), new_blocks, sync_log=True)
-            self.store.swap(lambda view: view.with_rowsets((), frozenset([rowset_id])))
+            self._install(lambda view: view.with_rowsets((), frozenset([rowset_id])))
             self._retire([flushed])
             self._rowset_locks.pop(rowset_id, None)
         self.clean_up()
@@ -417,6 +417,14 @@ class Maintenance:
         self._metadata.commit(change, sync_log=self.store.sync_log if sync_log else None)
         new_blocks.keep()
 
+    def _install(self, make: Callable[[View], View]) -> None:
+        """The view that the superblock on disk tells of."""
+        try:
+            self.store.swap(make)
+        except BaseException as error:
+            self.store.fail(f"what was written is recorded and cannot be used: {error}")
+            raise
+
     def _edit(self, flushed: FlushedRowSet, make: Callable[[RowSetFiles, BlockTransaction], RowSetEdit], *,
               flushed_memory: bool = False) -> None:
         """Other files for a rowset, whose lock is held."""
@@ -427,7 +435,7 @@ class Maintenance:
             message = next(r for r in apply_change(self._metadata.message, change).rowsets if r.id == flushed.id)
             edited = with_files(flushed, message, flushed_memory=flushed_memory)
             self._record(change, new_blocks, sync_log=flushed_memory)
-        self.store.swap(lambda view: view.with_rowsets((edited,)))
+        self._install(lambda view: view.with_rowsets((edited,)))
         self._retire([flushed])
 
     def _retire(self, rowsets: Sequence[FlushedRowSet]) -> None:

@@ -141,6 +141,11 @@ class TabletStore:
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def is_of_this_process(self) -> bool:
+        """Not of a parent that forked."""
+        return os.getpid() == self._pid
+
     def new_batch(self) -> RowBatch:
         """An empty batch for this tablet's columns. Raises Unsupported where rows cannot be written."""
         if self._read_only is not None:
