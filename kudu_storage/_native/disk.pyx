@@ -523,10 +523,12 @@ cdef class RecordingDisk(Disk):
         A failing write may write `partial` bytes first. attempt 0 lets calls of the kind succeed again.
         """
         cdef int number = {name: k for k, name in CALL_NAMES.items()}[kind]
+        pthread_mutex_lock(&self.recorder.mutex)
         self.recorder.fail_at[number] = self.recorder.attempts[number] + attempt if attempt else 0
         self.recorder.fail_errno[number] = error
         self.recorder.fail_partial[number] = partial
         self.recorder.fail_on[number] = onwards
+        pthread_mutex_unlock(&self.recorder.mutex)
 
     def hold(self, str kind, int calls=-1):
         """Let calls of `kind`, or the next so many, wait until release(): a disk that hangs."""
@@ -553,18 +555,30 @@ cdef class RecordingDisk(Disk):
 
     def attempts(self, str kind):
         """How many calls of `kind` were made."""
-        return self.recorder.attempts[{name: k for k, name in CALL_NAMES.items()}[kind]]
+        cdef int number = {name: k for k, name in CALL_NAMES.items()}[kind]
+        cdef int64_t count
+        pthread_mutex_lock(&self.recorder.mutex)
+        count = self.recorder.attempts[number]
+        pthread_mutex_unlock(&self.recorder.mutex)
+        return count
 
     def __len__(self):
-        return self.recorder.count
+        cdef size_t count
+        pthread_mutex_lock(&self.recorder.mutex)
+        count = self.recorder.count
+        pthread_mutex_unlock(&self.recorder.mutex)
+        return count
 
     def calls(self):
         """(kind, fd, status, flags, offset, size, data) of every call so far, in order."""
         cdef size_t i
-        cdef Call* call
+        cdef Call call
         found = []
-        for i in range(self.recorder.count):
-            call = &self.recorder.calls[i]
+        for i in range(<size_t> len(self)):
+            # One by one, and objects are made without the mutex: that can start the collector, which may close a log.
+            pthread_mutex_lock(&self.recorder.mutex)
+            call = self.recorder.calls[i]
+            pthread_mutex_unlock(&self.recorder.mutex)
             data = PyBytes_FromStringAndSize(<const char*> call.data, call.data_bytes) if call.data != NULL else b""
             found.append((CALL_NAMES[call.kind], call.fd, call.status, call.flags, call.offset, call.size, data))
         return found
