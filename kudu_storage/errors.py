@@ -247,6 +247,13 @@ class LogPoisoned(LogError, OSError):
         return KuduStorageError.__str__(self)
 
 
+class OutOfMemory(LogError, MemoryError):
+    """No memory was left to write this entry and those behind it; they are not in the log. Appending may go on."""
+
+    kind = "out_of_memory"
+    retry = True
+
+
 class NoSpace(LogError, OSError):
     """No space was left for this entry and those behind it; they are not in the log. Appending may go on.
 

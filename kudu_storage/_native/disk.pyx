@@ -144,20 +144,22 @@ cdef class Disk:
 
     def open(self, str path not None, int flags):
         """A descriptor. `flags` as for os.open; new files get mode 0644."""
-        return self._checked(self.ops.open(self.context, os.fsencode(path), flags), "open", path)
+        encoded = os.fsencode(path)
+        cdef const char* name = encoded
+        cdef int status
+        with nogil:
+            status = self.ops.open(self.context, name, flags)
+        return self._checked(status, "open", path)
 
     def close(self, int fd):
-        self._checked(self.ops.close(self.context, fd), "close", None)
+        cdef int status
+        with nogil:
+            status = self.ops.close(self.context, fd)
+        self._checked(status, "close", None)
 
     def pwrite(self, int fd, bytes data not None, int64_t offset):
         """Write all of it."""
-        cdef iovec part
-        cdef int64_t written = 0, size = len(data)
-        while written < size:
-            part.iov_base = PyBytes_AS_STRING(data) + written
-            part.iov_len = <size_t> (size - written)
-            # After a part was written the next call says why not more.
-            written += self._checked(self.ops.pwritev(self.context, fd, &part, 1, offset + written), "write", None)
+        self.write(fd, data, offset)
 
     def write(self, int fd, data, int64_t offset, str path=None):
         """Write all of any bytes-like object. `path` is for the text of an error."""
@@ -199,16 +201,35 @@ cdef class Disk:
 
     def make_dir(self, str path not None):
         """A new folder, mode 0755. Its name is durable after sync_dir() of the folder that holds it."""
-        self._checked(self.ops.make_dir(self.context, os.fsencode(path)), "make the folder", path)
+        encoded = os.fsencode(path)
+        cdef const char* name = encoded
+        cdef int status
+        with nogil:
+            status = self.ops.make_dir(self.context, name)
+        self._checked(status, "make the folder", path)
 
     def truncate(self, int fd, int64_t size):
-        self._checked(self.ops.truncate(self.context, fd, size), "truncate", None)
+        cdef int status
+        with nogil:
+            status = self.ops.truncate(self.context, fd, size)
+        self._checked(status, "truncate", None)
 
     def rename(self, str source not None, str target not None):
-        self._checked(self.ops.rename(self.context, os.fsencode(source), os.fsencode(target)), "rename", source)
+        encoded_source, encoded_target = os.fsencode(source), os.fsencode(target)
+        cdef const char* old = encoded_source
+        cdef const char* new = encoded_target
+        cdef int status
+        with nogil:
+            status = self.ops.rename(self.context, old, new)
+        self._checked(status, "rename", source)
 
     def unlink(self, str path not None):
-        self._checked(self.ops.unlink(self.context, os.fsencode(path)), "remove", path)
+        encoded = os.fsencode(path)
+        cdef const char* name = encoded
+        cdef int status
+        with nogil:
+            status = self.ops.unlink(self.context, name)
+        self._checked(status, "remove", path)
 
     def sync_dir(self, str path not None):
         """Make the names in a directory durable."""
@@ -272,17 +293,22 @@ cdef struct Recorder:
     int fail_errno[16]
     int64_t fail_partial[16]    # a failing write writes this many bytes first
     bint fail_on[16]        # and every later attempt fails too
-    bint held[16]           # calls of that kind wait
+    int held[16]            # so many more calls of that kind wait; -1: all
+    int64_t releases
     int waiting             # so many do
     pthread_cond_t released
 
 
 cdef bint _fails(Recorder* recorder, int kind) noexcept nogil:
     """Counts the attempt, after waiting while such calls are held. Call with the mutex held."""
-    recorder.waiting += 1
-    while recorder.held[kind]:
-        pthread_cond_wait(&recorder.released, &recorder.mutex)
-    recorder.waiting -= 1
+    cdef int64_t release = recorder.releases
+    if recorder.held[kind]:
+        if recorder.held[kind] > 0:
+            recorder.held[kind] -= 1
+        recorder.waiting += 1
+        while recorder.releases == release:
+            pthread_cond_wait(&recorder.released, &recorder.mutex)
+        recorder.waiting -= 1
     recorder.attempts[kind] += 1
     if recorder.fail_at[kind] == 0:
         return False
@@ -497,21 +523,24 @@ cdef class RecordingDisk(Disk):
         A failing write may write `partial` bytes first. attempt 0 lets calls of the kind succeed again.
         """
         cdef int number = {name: k for k, name in CALL_NAMES.items()}[kind]
+        pthread_mutex_lock(&self.recorder.mutex)
         self.recorder.fail_at[number] = self.recorder.attempts[number] + attempt if attempt else 0
         self.recorder.fail_errno[number] = error
         self.recorder.fail_partial[number] = partial
         self.recorder.fail_on[number] = onwards
+        pthread_mutex_unlock(&self.recorder.mutex)
 
-    def hold(self, str kind):
-        """Let calls of `kind` wait until release(): a disk that hangs."""
+    def hold(self, str kind, int calls=-1):
+        """Let calls of `kind`, or the next so many, wait until release(): a disk that hangs."""
         pthread_mutex_lock(&self.recorder.mutex)
-        self.recorder.held[{name: k for k, name in CALL_NAMES.items()}[kind]] = True
+        self.recorder.held[{name: k for k, name in CALL_NAMES.items()}[kind]] = calls
         pthread_mutex_unlock(&self.recorder.mutex)
 
     def release(self):
         """Let all calls go on."""
         pthread_mutex_lock(&self.recorder.mutex)
         memset(self.recorder.held, 0, sizeof(self.recorder.held))
+        self.recorder.releases += 1
         pthread_cond_broadcast(&self.recorder.released)
         pthread_mutex_unlock(&self.recorder.mutex)
 
@@ -526,18 +555,30 @@ cdef class RecordingDisk(Disk):
 
     def attempts(self, str kind):
         """How many calls of `kind` were made."""
-        return self.recorder.attempts[{name: k for k, name in CALL_NAMES.items()}[kind]]
+        cdef int number = {name: k for k, name in CALL_NAMES.items()}[kind]
+        cdef int64_t count
+        pthread_mutex_lock(&self.recorder.mutex)
+        count = self.recorder.attempts[number]
+        pthread_mutex_unlock(&self.recorder.mutex)
+        return count
 
     def __len__(self):
-        return self.recorder.count
+        cdef size_t count
+        pthread_mutex_lock(&self.recorder.mutex)
+        count = self.recorder.count
+        pthread_mutex_unlock(&self.recorder.mutex)
+        return count
 
     def calls(self):
         """(kind, fd, status, flags, offset, size, data) of every call so far, in order."""
         cdef size_t i
-        cdef Call* call
+        cdef Call call
         found = []
-        for i in range(self.recorder.count):
-            call = &self.recorder.calls[i]
+        for i in range(<size_t> len(self)):
+            # One by one, and objects are made without the mutex: that can start the collector, which may close a log.
+            pthread_mutex_lock(&self.recorder.mutex)
+            call = self.recorder.calls[i]
+            pthread_mutex_unlock(&self.recorder.mutex)
             data = PyBytes_FromStringAndSize(<const char*> call.data, call.data_bytes) if call.data != NULL else b""
             found.append((CALL_NAMES[call.kind], call.fd, call.status, call.flags, call.offset, call.size, data))
         return found

@@ -5,6 +5,7 @@ Python object by a moment. Who touches what:
     under `mutex`       the queue, the indexes, the epoch, the cache, the flags
     by the one pumper   everything under "segment" and "index chunk"; `pumping` says that there is one
     under the pool's    its lists
+    `ahead`             the next segment; who made its state AHEAD_BUSY may use the rest of it without the mutex
 What readers see of the segment being written is a copy under the mutex (`seen_*`), taken when a group ends.
 """
 from libc.stddef cimport size_t
@@ -13,6 +14,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from kudu_storage._native.disk cimport DiskOps, iovec
 from kudu_storage._native.log_batch cimport Batch, Epoch
 from kudu_storage._native.log_cache cimport BatchCache
+from kudu_storage._native.log_voids cimport VoidList
 from kudu_storage._native.posix cimport pthread_cond_t, pthread_mutex_t
 
 cdef enum Durability:
@@ -34,6 +36,33 @@ cdef enum AppendStatus:
     APPEND_CLOSED = 3
     APPEND_MUCH = 4             # OK, and the caller should pump: for what is only to be with the kernel, it is the cheapest
 
+cdef enum AheadState:
+    AHEAD_NONE = 0              # there is no segment made ahead
+    AHEAD_WANTED = 1            # a thread of the pool should make it, or go on with it
+    AHEAD_BUSY = 2              # a thread is at work with it, without the mutex
+    AHEAD_READY = 3             # the next roll may take it
+
+# The next segment, made ahead of need under a temporary name (log_segment.pyx).
+cdef struct Ahead:
+    # under the mutex
+    AheadState state
+    bint unwanted               # AHEAD_BUSY: who is at work removes it
+    bint listed                 # in the pool's list
+    int64_t tried_sequence      # it is made once a segment: what failed, or was not needed, is not tried again
+    # under the mutex, or of who made it AHEAD_BUSY
+    int fd                      # -1: no file
+    int64_t sequence
+    int64_t allocated
+    int64_t zeroed
+    bint asked                  # for space
+
+# Something that a thread of the pool does for a log at some time.
+cdef struct Due:
+    Due* next                   # under the pool's mutex, as at_us
+    LogCore* core
+    int64_t at_us               # monotonic
+    bint listed                 # under the log's mutex
+
 cdef struct LogCore:
     int64_t references
     pthread_mutex_t mutex
@@ -51,6 +80,9 @@ cdef struct LogCore:
     Durability durability
     int64_t interval_us
     int64_t segment_bytes
+    int64_t idle_us                 # without a group for so long a log lets go of space
+    bint zero_ahead                 # segments made ahead are written with zeros (DURABILITY_FSYNC)
+    VoidList* voids
     size_t queued_bytes_max
     int64_t fork_generation
     # under the mutex
@@ -59,7 +91,6 @@ cdef struct LogCore:
     size_t queued_bytes             # of the queue and the group being written
     bint pumping
     bint scheduled                  # in the pool's list, or a pool thread has it
-    bint late_listed                # in the pool's list of what is to be synced later
     bint urgent                     # somebody waits: do not linger
     bint closing
     bint closed                     # nothing is written any more
@@ -84,6 +115,11 @@ cdef struct LogCore:
     Epoch* epoch
     int poison_errno                # 0: healthy
     const char* poison_what
+    Ahead ahead
+    int64_t idle_groups             # `groups` when somebody began to watch whether the log is idle
+    int64_t rolls_ahead             # took a segment that was made ahead
+    int64_t refusals                # times that all that was queued failed, and appending went on
+    int refusal_errno               # why, the last time
     BatchCache cache
     int64_t bytes_written
     int64_t groups
@@ -95,6 +131,8 @@ cdef struct LogCore:
     int64_t sequence                # of the open segment, or of the last one
     int64_t offset                  # where the next entry goes
     int64_t allocated
+    int64_t calm_offset             # where the segment was when the log was idle
+    int64_t rolls
     int64_t segment_entries
     int64_t segment_min_index
     int64_t segment_max_index
@@ -109,10 +147,11 @@ cdef struct LogCore:
     uint8_t* index_slots            # slots not written yet, of consecutive indexes
     int64_t index_first
     int64_t index_count
-    # the pool's list
+    # the pool's lists
     LogCore* pool_next
-    LogCore* late_next
-    int64_t late_due_us
+    LogCore* ahead_next
+    Due sync_due
+    Due idle_due
     int event_fd                    # told once a group while async_waiters > 0; -1: none
 
 cdef void core_retain(LogCore* core) noexcept nogil
@@ -126,6 +165,8 @@ cdef TokenState core_token_state(LogCore* core, const Epoch* epoch, int64_t seri
 cdef void core_schedule(LogCore* core) noexcept nogil       # call with the mutex held
 cdef TokenState core_wait(LogCore* core, const Epoch* epoch, int64_t serial, int64_t index, int64_t deadline_us,
                           int64_t slice_us) noexcept nogil
+# Make the next segment now, in this thread. Whether there is one that a roll may take.
+cdef bint core_prepare(LogCore* core) noexcept nogil
 cdef int core_close(LogCore* core, bint seal) noexcept nogil
 # Nothing is acknowledged any more. `what` must live for ever.
 cdef void core_poison(LogCore* core, int error, const char* what) noexcept nogil

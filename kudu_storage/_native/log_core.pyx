@@ -9,8 +9,11 @@ K2  A batch is acknowledged only in order, and (DURABILITY_FSYNC) only after a s
 K3  After a failed sync, or a failed write other than for want of space, nothing is acknowledged any more (W2).
 K4  Out of space: the file is cut to the last whole entry, all that is queued fails in order, appending may go on (W6).
 K5  A segment's name is durable before an entry in it is acknowledged (W4; not for DURABILITY_OS).
+K6  What readers see is one history at any time: operations that a group replaces are void from the moment it is written.
+K7  Making a segment ahead of need never fails the log, and holds no thread that another log needs. There is none when the log
+    is closed, poisoned or full, and none for long when it is idle.
 """
-from libc.errno cimport EDQUOT, ENOSPC, EIO
+from libc.errno cimport EIO, ENOMEM
 from libc.stdio cimport snprintf
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -23,6 +26,11 @@ from kudu_storage._native.log_batch cimport (
 )
 from kudu_storage._native.lz4 cimport lz4_bound, lz4_compress
 from kudu_storage._native.log_cache cimport cache_clear, cache_drop_unwritten, cache_put, cache_trim
+from kudu_storage._native.log_segment cimport (
+    FIRST_ALLOCATION, OUT_OF_MEMORY, PATH_BYTES, ahead_remove, ahead_rename, ahead_step, header_bytes, is_no_space,
+    make_segment, of_sync, segment_name, write_all,
+)
+from kudu_storage._native.log_voids cimport voids_add, voids_release
 from kudu_storage._native.posix cimport (
     CLOCK_MONOTONIC, SIG_SETMASK, c_write, monotonic_us, pthread_atfork, pthread_cond_broadcast, pthread_cond_destroy,
     pthread_cond_init, pthread_cond_signal, pthread_cond_timedwait, pthread_cond_wait, pthread_condattr_init,
@@ -35,17 +43,15 @@ from kudu_storage._native.wire cimport put_bytes, put_fixed32, put_varint, varin
 cdef extern from "<fcntl.h>" nogil:
     enum: O_RDWR
     enum: O_CREAT
-    enum: O_EXCL
 
 cdef enum:
     GROUP_BYTES_MAX = 4 << 20
     GROUP_BATCHES_MAX = 1000            # IOV_MAX is 1024
-    PATH_BYTES = 4096
     FOOTER_ROOM = 64
     INDEX_SLOT_BYTES = 24
     INDEX_CHUNK_SLOTS = 1000000
     INDEX_BUFFER_SLOTS = 4096
-    FIRST_ALLOCATION = 64 << 10         # what an idle log may hold
+    AHEAD_SHARE = 4                     # the next segment is made when a quarter of this one is full
     SCRATCH_BYTES_MAX = 8 << 20         # room for a compressed group
     LINGER_BYTES = 256 << 10            # this much queued is worth a group of its own
     LINGER_US = 1000
@@ -71,6 +77,9 @@ cdef void core_release(LogCore* core) noexcept nogil:
         core.ops.close(core.disk, core.fd)
     if core.index_fd >= 0:
         core.ops.close(core.disk, core.index_fd)
+    if core.ahead.fd >= 0:
+        core.ops.close(core.disk, core.ahead.fd)
+    voids_release(core.voids)
     pthread_mutex_destroy(&core.mutex)
     pthread_cond_destroy(&core.progress)
     pthread_cond_destroy(&core.work)
@@ -145,37 +154,8 @@ cdef void _poison(LogCore* core, int error, const char* what) noexcept nogil:
         core.poison_what = what
 
 
-cdef inline bint _is_no_space(int64_t status) noexcept nogil:
-    return status == -ENOSPC or status == -EDQUOT
-
-
-cdef int64_t _write_all(LogCore* core, int fd, iovec* parts, int count, int64_t total, int64_t offset) noexcept nogil:
-    """0, or -errno with a part possibly written. Changes `parts`."""
-    cdef int64_t status, done = 0
-    while done < total:
-        status = core.ops.pwritev(core.disk, fd, parts, count, offset + done)
-        if status < 0:
-            return status
-        if status == 0:
-            return -EIO
-        done += status
-        while count and <size_t> status >= parts[0].iov_len:
-            status -= <int64_t> parts[0].iov_len
-            parts += 1
-            count -= 1
-        if count and status:
-            parts[0].iov_base = <uint8_t*> parts[0].iov_base + status
-            parts[0].iov_len -= <size_t> status
-    return 0
-
-
-cdef inline int _of_sync(int status) noexcept nogil:
-    """A failed sync is final, also one for want of space: nobody knows what the disk has (K3)."""
-    return -EIO if _is_no_space(status) else status
-
-
 cdef int _sync(LogCore* core) noexcept nogil:
-    cdef int status = _of_sync(core.ops.sync(core.disk, core.fd))
+    cdef int status = of_sync(core.ops.sync(core.disk, core.fd))
     kudu_add(&core.syncs, 1)
     if status == 0:
         core.unsynced_since_us = 0
@@ -211,7 +191,7 @@ cdef int _write_footer(LogCore* core) noexcept nogil:
     out = put_fixed32(out, <uint32_t> (start - footer))
     part.iov_base = footer
     part.iov_len = <size_t> (out - footer)
-    status = _write_all(core, core.fd, &part, 1, <int64_t> part.iov_len, core.offset)
+    status = write_all(core, core.fd, &part, 1, <int64_t> part.iov_len, core.offset)
     if status == 0:
         status = core.ops.truncate(core.disk, core.fd, core.offset + (out - footer))
     return <int> status
@@ -225,7 +205,7 @@ cdef int _close_segment(LogCore* core) noexcept nogil:
         if status < 0:
             return status
     status = _write_footer(core)
-    if status < 0 and _is_no_space(status):
+    if status < 0 and is_no_space(status):
         # Without a footer the segment is again one that goes on.
         if _cut_back(core) < 0:
             return -EIO
@@ -239,51 +219,25 @@ cdef int _close_segment(LogCore* core) noexcept nogil:
 
 
 cdef int _open_segment(LogCore* core) noexcept nogil:
-    """Make the next segment under Kudu's temporary name, with its header, and give it its own (K5)."""
-    cdef char temporary[PATH_BYTES]
-    cdef char name[PATH_BYTES]
+    """The next segment with its header, under its own name: the one made ahead, or one made now (K5). 0, -errno or
+    OUT_OF_MEMORY."""
     cdef int64_t sequence = core.sequence + 1
-    cdef size_t pb = core.header_before_bytes + 1 + varint_size(<uint64_t> sequence) + core.header_after_bytes
-    cdef uint8_t* header
-    cdef uint8_t* out
-    cdef iovec part
-    cdef int fd
-    cdef int64_t status
-    if snprintf(temporary, PATH_BYTES, b"%s/.kudutmp.newsegment%06lld", core.directory, <long long> sequence) >= PATH_BYTES:
-        return -36      # ENAMETOOLONG
-    snprintf(name, PATH_BYTES, b"%s/wal-%09lld", core.directory, <long long> sequence)
-    header = <uint8_t*> malloc(12 + pb)
-    if header == NULL:
-        return -ENOSPC
-    out = put_bytes(header, <const uint8_t*> b"kudulogf", 8)
-    out = put_fixed32(out, <uint32_t> pb)
-    out = put_bytes(out, core.header_before, core.header_before_bytes)
-    out[0] = 0x30                                       # sequence_number = 6
-    out = put_varint(out + 1, <uint64_t> sequence)
-    out = put_bytes(out, core.header_after, core.header_after_bytes)
-    core.ops.unlink(core.disk, temporary)               # left by a crash; mostly there is none
-    fd = core.ops.open(core.disk, temporary, O_RDWR | O_CREAT | O_EXCL)
-    status = fd if fd < 0 else 0
-    if status == 0:
-        part.iov_base = header
-        part.iov_len = 12 + pb
-        status = _write_all(core, fd, &part, 1, <int64_t> (12 + pb), 0)
-    if status == 0 and core.durability != DURABILITY_OS:
-        status = _of_sync(core.ops.sync(core.disk, fd))
-    if status == 0:
-        status = core.ops.rename(core.disk, temporary, name)
-    if status == 0 and core.durability != DURABILITY_OS:
-        status = _of_sync(core.ops.sync_dir(core.disk, core.directory))
-    free(header)
-    if status < 0:
+    cdef int64_t header = header_bytes(core, sequence), allocated = header
+    cdef int status = 0
+    cdef int fd = _take_ahead(core, sequence, &allocated)
+    if fd < 0:
+        fd = make_segment(core, sequence)
+    elif core.durability != DURABILITY_OS:
+        status = of_sync(core.ops.sync_dir(core.disk, core.directory))
+    if fd < 0 or status < 0:
         if fd >= 0:
             core.ops.close(core.disk, fd)
-        core.ops.unlink(core.disk, temporary)
-        return <int> status
+        return fd if fd < 0 else status
     core.fd = fd
     core.sequence = sequence
-    core.offset = <int64_t> (12 + pb)
-    core.allocated = core.offset
+    core.offset = header
+    core.allocated = allocated
+    core.calm_offset = 0
     core.segment_entries = 0
     core.segment_min_index = 0
     core.segment_max_index = 0
@@ -296,7 +250,7 @@ cdef void _drop_segment(LogCore* core) noexcept nogil:
     """Remove the open segment, in which nothing was written (the disk was full). If it comes back after a crash, opening
     removes it."""
     cdef char name[PATH_BYTES]
-    snprintf(name, PATH_BYTES, b"%s/wal-%09lld", core.directory, <long long> core.sequence)
+    segment_name(core, core.sequence, name)
     core.ops.close(core.disk, core.fd)
     core.fd = -1
     if core.ops.unlink(core.disk, name) == 0:
@@ -304,17 +258,19 @@ cdef void _drop_segment(LogCore* core) noexcept nogil:
 
 
 cdef int _make_room(LogCore* core, int64_t size) noexcept nogil:
-    """Allocate ahead of the write: little for a log that is used little, the whole segment for a busy one."""
+    """Allocate ahead of the write: little for a log that is used little, the whole segment for a busy one, in which more than
+    that came since it was idle, or was new."""
     cdef int64_t wanted = core.offset + size, target
     cdef int status
     if wanted <= core.allocated:
         return 0
-    target = FIRST_ALLOCATION if wanted <= FIRST_ALLOCATION and FIRST_ALLOCATION < core.segment_bytes \
-        else max(core.segment_bytes, wanted)
+    target = core.calm_offset + FIRST_ALLOCATION
+    if wanted > target or target > core.segment_bytes:
+        target = max(core.segment_bytes, wanted)
     status = core.ops.allocate(core.disk, core.fd, core.allocated, target - core.allocated)
     if status < 0:
         # A file system without fallocate: the write itself finds out whether there is room.
-        return status if _is_no_space(status) else 0
+        return status if is_no_space(status) else 0
     core.allocated = target
     return 0
 
@@ -389,7 +345,7 @@ cdef inline void _fill_header(uint8_t* header, uint32_t stored, uint32_t length,
 
 
 cdef int _encode(LogCore* core, Group* group) noexcept nogil:
-    """Headers, checksums, LZ4. 0, or -1: out of memory."""
+    """Headers, checksums, LZ4. 0 or OUT_OF_MEMORY."""
     cdef Batch* batch
     cdef size_t need = 0, used = 0, room
     cdef Py_ssize_t stored
@@ -401,7 +357,7 @@ cdef int _encode(LogCore* core, Group* group) noexcept nogil:
         if need > core.scratch_bytes:
             out = <uint8_t*> realloc(core.scratch, need)
             if out == NULL:
-                return -1
+                return OUT_OF_MEMORY
             core.scratch = out
             core.scratch_bytes = need
     for i in range(group.count):
@@ -414,7 +370,7 @@ cdef int _encode(LogCore* core, Group* group) noexcept nogil:
             room = core.scratch_bytes - used - ENTRY_HEADER_BYTES
             stored = lz4_compress(batch.bytes + ENTRY_HEADER_BYTES, batch.body_bytes, out + ENTRY_HEADER_BYTES, room)
             if stored < 0:
-                return -1
+                return OUT_OF_MEMORY
             used += ENTRY_HEADER_BYTES + <size_t> stored
         else:
             out = batch.bytes
@@ -446,6 +402,7 @@ cdef int _ensure_segment(LogCore* core, Group* group) noexcept nogil:
         status = _close_segment(core)
         if status < 0:
             return status
+        core.rolls += 1
     if core.fd < 0:
         status = _open_segment(core)
         if status < 0:
@@ -461,19 +418,20 @@ cdef int _ensure_segment(LogCore* core, Group* group) noexcept nogil:
 
 
 cdef int64_t _write_group(LogCore* core, Group* group) noexcept nogil:
-    """0: written (and synced if asked); -errno. On failure for want of space the file is cut back (K4)."""
+    """0: written; -errno or OUT_OF_MEMORY. On failure for want of space the file is cut back (K4)."""
     cdef int64_t status, offset = core.offset
     cdef Batch* batch
     cdef int i
-    if _encode(core, group) < 0:
-        return -ENOSPC
+    status = _encode(core, group)
+    if status < 0:
+        return status
     status = _ensure_segment(core, group)
     if status < 0:
         return status
     offset = core.offset
-    status = _write_all(core, core.fd, group.parts, group.count, group.bytes, offset)
+    status = write_all(core, core.fd, group.parts, group.count, group.bytes, offset)
     if status < 0:
-        if _is_no_space(status):
+        if is_no_space(status):
             # What was written of the group is cut off, and the preallocated rest with it.
             if _cut_back(core) < 0:
                 return -EIO
@@ -508,11 +466,11 @@ cdef int _sync_group(LogCore* core) noexcept nogil:
 
 
 cdef void _fail_queue(LogCore* core, int error) noexcept nogil:
-    """All that is queued is not in the log (K4). Call with the mutex held."""
+    """All that is queued is not in the log, for want of space or memory (K4). Call with the mutex held."""
     cdef Batch* batch
     cdef Epoch* fresh = <Epoch*> calloc(1, sizeof(Epoch))
     if fresh == NULL:
-        _poison(core, EIO, b"out of memory after a full disk")
+        _poison(core, EIO, b"out of memory while all that was queued failed")
         return
     fresh.references = 1
     core.epoch.error = error
@@ -532,11 +490,14 @@ cdef void _fail_queue(LogCore* core, int error) noexcept nogil:
     core.last_term = core.written_term
     # By serial, not by index: a replacement has the index of what is in the log.
     cache_drop_unwritten(&core.cache, core.written_serial)
-    core.no_space_count += 1
+    core.refusals += 1
+    core.refusal_errno = error
+    if error != ENOMEM:
+        core.no_space_count += 1
 
 
 cdef void _finish_group(LogCore* core, Group* group, bint synced) noexcept nogil:
-    """Take the group off the queue and move the indexes (K1). Call with the mutex held."""
+    """Take the group off the queue, move the indexes (K1) and say what it replaced (K6). Call with the mutex held."""
     cdef Batch* batch
     cdef int i
     cdef int64_t last = core.written_index, serial = core.written_serial
@@ -546,6 +507,8 @@ cdef void _finish_group(LogCore* core, Group* group, bint synced) noexcept nogil
         core.queued_bytes -= batch_memory(batch)
         core.bytes_written += group.sizes[i]
         if batch.kind == ENTRY_REPLICATE:
+            if batch.first_index <= last and core.voids != NULL:
+                voids_add(core.voids, batch.first_index - 1, True)
             last = batch.first_index + batch.count - 1
             core.written_term = batch.term
         serial = batch.serial
@@ -602,7 +565,7 @@ cdef void _pump(LogCore* core, int64_t last_serial) noexcept nogil:
     cdef Group group
     cdef int64_t status
     cdef int synced
-    cdef bint wrote
+    cdef bint wrote, refused = False
     core.pumping = True
     while core.queue_first != NULL and core.queue_first.serial <= last_serial and core.poison_errno == 0:
         _take_group(core, &group)
@@ -618,27 +581,127 @@ cdef void _pump(LogCore* core, int64_t last_serial) noexcept nogil:
             synced = _sync_group(core)
         pthread_mutex_lock(&core.mutex)
         if not wrote:
-            if _is_no_space(status):
+            if is_no_space(status) or status == OUT_OF_MEMORY:
                 if core.unsynced_since_us == 0 and core.durability != DURABILITY_OS:
                     _note_durable(core)     # the cut was synced, and all before it
-                _fail_queue(core, <int> -status)
+                _fail_queue(core, ENOMEM if status == OUT_OF_MEMORY else <int> -status)
+                refused = True
             else:
                 _poison(core, <int> -status, b"a write failed")
         elif synced < 0:
             _poison(core, -synced, b"a sync failed")
         else:
             _finish_group(core, &group, core.unsynced_since_us == 0 and core.durability != DURABILITY_OS)
+            _want_ahead(core)
         _show(core)
         _announce(core)
     core.pumping = False
     if core.unsynced_since_us and core.poison_errno == 0:
-        _sync_at(core, core.unsynced_since_us + core.interval_us)
+        _list_due(core, &core.sync_due, core.unsynced_since_us + core.interval_us)
     if core.poison_errno:
         _announce(core)
     if core.sync_waiters:
         pthread_cond_broadcast(&core.progress)      # somebody may have to pump now
     if core.queue_first != NULL and core.poison_errno == 0 and not core.closing:
         core_schedule(core)
+    if refused or core.poison_errno:
+        _drop_ahead(core)           # its space may be what is wanted
+    elif core.fd >= 0 and core.allocated - core.offset > FIRST_ALLOCATION and not core.closing:
+        _watch(core)
+
+
+# -- the next segment, ahead of need -----------------------------------------------------------------------------------
+cdef void _want_ahead(LogCore* core) noexcept nogil:
+    """Have the next segment made, if this log is busy: the whole segment is allocated, a good part of it is full, and it is
+    not the first one. Not for segments that are no more than what an idle log may hold. The pumper calls it, with the mutex
+    held."""
+    if core.ahead.state != AHEAD_NONE or core.rolls == 0 or core.segment_bytes <= FIRST_ALLOCATION \
+            or core.allocated < core.segment_bytes or core.offset < core.segment_bytes // AHEAD_SHARE \
+            or core.ahead.tried_sequence == core.sequence + 1 or core.closing:
+        return
+    core.ahead.sequence = core.ahead.tried_sequence = core.sequence + 1
+    core.ahead.state = AHEAD_WANTED
+    _list_ahead(core)
+
+
+cdef void _make_ahead(LogCore* core, bint gives_way) noexcept nogil:
+    """Go on with it, if it is wanted. `gives_way`: not while another log wants this thread. Call with the mutex held; it is free
+    while the disk is at work."""
+    cdef int status = 0
+    if core.ahead.state != AHEAD_WANTED:
+        return
+    core.ahead.state = AHEAD_BUSY
+    while status == 0 and not (core.ahead.unwanted or core.closing or core.poison_errno):
+        if gives_way and _others_wait():
+            core.ahead.state = AHEAD_WANTED
+            _list_ahead(core)
+            return
+        pthread_mutex_unlock(&core.mutex)
+        status = ahead_step(core)
+        pthread_mutex_lock(&core.mutex)
+    if status == 1 and not (core.ahead.unwanted or core.closing or core.poison_errno):
+        core.ahead.state = AHEAD_READY
+        _watch(core)
+    else:
+        _remove_ahead(core)
+
+
+cdef void _remove_ahead(LogCore* core) noexcept nogil:
+    """Of who made it AHEAD_BUSY. Call with the mutex held; it is free while the disk is at work."""
+    pthread_mutex_unlock(&core.mutex)
+    ahead_remove(core)
+    pthread_mutex_lock(&core.mutex)
+    _ahead_is_none(core)
+
+
+cdef void _ahead_is_none(LogCore* core) noexcept nogil:
+    core.ahead.state = AHEAD_NONE
+    core.ahead.unwanted = False
+    if core.sync_waiters:
+        pthread_cond_broadcast(&core.progress)      # close() waits for it
+
+
+cdef void _drop_ahead(LogCore* core) noexcept nogil:
+    """It is not wanted any more. Whoever is at work with it removes it. Call with the mutex held; it may be free meanwhile."""
+    if core.ahead.state == AHEAD_BUSY:
+        core.ahead.unwanted = True
+    elif core.ahead.fd >= 0:
+        core.ahead.state = AHEAD_BUSY
+        _remove_ahead(core)
+    else:
+        core.ahead.state = AHEAD_NONE
+
+
+cdef int _take_ahead(LogCore* core, int64_t sequence, int64_t* allocated) noexcept nogil:
+    """For a roll: the descriptor of the segment made ahead, which has its name now. -1: there is none, or it could not get it."""
+    cdef int fd = -1
+    pthread_mutex_lock(&core.mutex)
+    if core.ahead.state == AHEAD_READY and core.ahead.sequence == sequence and not core.ahead.unwanted:
+        core.ahead.state = AHEAD_BUSY
+        pthread_mutex_unlock(&core.mutex)
+        fd = ahead_rename(core)
+        pthread_mutex_lock(&core.mutex)
+        if fd >= 0:
+            allocated[0] = core.ahead.allocated
+            core.rolls_ahead += 1
+        _ahead_is_none(core)
+    else:
+        _drop_ahead(core)           # too late
+    pthread_mutex_unlock(&core.mutex)
+    return -1 if fd < 0 else fd
+
+
+cdef bint core_prepare(LogCore* core) noexcept nogil:
+    cdef bint ready
+    pthread_mutex_lock(&core.mutex)
+    if core.ahead.state == AHEAD_NONE and not core.closing and core.poison_errno == 0:
+        # A roll that is under way drops it: its number is taken then.
+        core.ahead.sequence = core.ahead.tried_sequence = core.seen_sequence + 1
+        core.ahead.state = AHEAD_WANTED
+    _make_ahead(core, False)
+    ready = core.ahead.state == AHEAD_READY
+    pthread_mutex_unlock(&core.mutex)
+    return ready
 
 
 # -- the pool ----------------------------------------------------------------------------------------------------------
@@ -648,7 +711,10 @@ cdef struct Pool:
     LogCore* first
     LogCore* last
     int count                       # of that list
-    LogCore* late_first             # what is to be synced later, the earliest first
+    LogCore* ahead_first            # whose next segment is to be made
+    LogCore* ahead_last
+    bint making                     # one thread does that
+    Due* due_first                  # what is to be done at some time, the earliest first
     int threads
     int idle
     int threads_max
@@ -675,7 +741,10 @@ cdef void _after_fork() noexcept nogil:
     POOL.first = NULL
     POOL.last = NULL
     POOL.count = 0
-    POOL.late_first = NULL
+    POOL.ahead_first = NULL
+    POOL.ahead_last = NULL
+    POOL.making = False
+    POOL.due_first = NULL
     POOL.threads = 0
     POOL.idle = 0
 
@@ -689,11 +758,16 @@ cdef int64_t core_fork_generation() noexcept nogil:
 
 cdef void _call_thread() noexcept nogil:
     """One more thing is to be done. Call with the pool's mutex held."""
-    cdef pthread_t thread
-    cdef sigset_t everything, before
     if POOL.idle and POOL.count <= POOL.idle:
         pthread_cond_signal(&POOL.ready)
-        return
+    else:
+        _add_thread()
+
+
+cdef void _add_thread() noexcept nogil:
+    """If there may be one more. Call with the pool's mutex held."""
+    cdef pthread_t thread
+    cdef sigset_t everything, before
     if POOL.threads >= POOL.threads_max:
         return
     # Signals are for the threads that Python knows.
@@ -729,45 +803,103 @@ cdef void core_schedule(LogCore* core) noexcept nogil:
     pthread_mutex_unlock(&POOL.mutex)
 
 
-cdef void _sync_at(LogCore* core, int64_t due_us) noexcept nogil:
-    """Let the pool sync the log then (monotonic). Call with its mutex held."""
-    cdef LogCore** place = &POOL.late_first
-    if core.late_listed:
+cdef void _list_ahead(LogCore* core) noexcept nogil:
+    """Let a thread of the pool make the next segment. Call with the log's mutex held."""
+    if core.ahead.listed:
         return
-    core.late_listed = True
+    core.ahead.listed = True
     core_retain(core)
     pthread_mutex_lock(&POOL.mutex)
-    core.late_due_us = due_us
-    while place[0] != NULL and place[0].late_due_us <= due_us:
-        place = &place[0].late_next
-    core.late_next = place[0]
-    place[0] = core
-    if POOL.late_first == core:
+    core.ahead_next = NULL
+    if POOL.ahead_last == NULL:
+        POOL.ahead_first = core
+    else:
+        POOL.ahead_last.ahead_next = core
+    POOL.ahead_last = core
+    if POOL.idle > POOL.count:
+        pthread_cond_signal(&POOL.ready)
+    else:
+        _add_thread()
+    if POOL.threads == 0:
+        # The system gives no thread: then none is made ahead.
+        POOL.ahead_first = NULL
+        POOL.ahead_last = NULL
+        core.ahead.listed = False
+        core.ahead.state = AHEAD_NONE
+        kudu_add(&core.references, -1)
+    pthread_mutex_unlock(&POOL.mutex)
+
+
+cdef void _list_due(LogCore* core, Due* due, int64_t at_us) noexcept nogil:
+    """Let the pool do it then (monotonic), if it is not listed. Call with the log's mutex held."""
+    cdef Due** place = &POOL.due_first
+    if due.listed:
+        return
+    due.listed = True
+    due.core = core
+    core_retain(core)
+    pthread_mutex_lock(&POOL.mutex)
+    due.at_us = at_us
+    while place[0] != NULL and place[0].at_us <= at_us:
+        place = &place[0].next
+    due.next = place[0]
+    place[0] = due
+    if POOL.due_first == due:
         _call_thread()              # somebody has to wait until then
     pthread_mutex_unlock(&POOL.mutex)
 
 
-cdef LogCore* _next_work(bint* late) noexcept nogil:
+cdef void _watch(LogCore* core) noexcept nogil:
+    """See in a while whether the log is idle. Call with the mutex held."""
+    if not core.idle_due.listed:
+        core.idle_groups = core.groups
+        _list_due(core, &core.idle_due, monotonic_us() + core.idle_us)
+
+
+# What a thread of the pool may have to do for a log.
+cdef enum Work:
+    WORK_QUEUE
+    WORK_AHEAD
+    WORK_SYNC
+    WORK_REST
+
+
+cdef inline bint _may_make() noexcept nogil:
+    """One thread at a time makes segments ahead, and only while there is another one for what is queued. Call with the pool's
+    mutex held."""
+    return POOL.ahead_first != NULL and not POOL.making and (POOL.idle > 0 or POOL.threads < POOL.threads_max)
+
+
+cdef LogCore* _next_work(Work* work) noexcept nogil:
     """Waits for it. The caller gets the list's reference."""
     cdef LogCore* core = NULL
+    cdef Due* due
     cdef timespec until
     pthread_mutex_lock(&POOL.mutex)
     while core == NULL:
-        if POOL.late_first != NULL and POOL.late_first.late_due_us <= monotonic_us():
-            core = POOL.late_first
-            POOL.late_first = core.late_next
-            late[0] = True
+        if POOL.due_first != NULL and POOL.due_first.at_us <= monotonic_us():
+            due = POOL.due_first
+            POOL.due_first = due.next
+            core = due.core
+            work[0] = WORK_SYNC if due == &core.sync_due else WORK_REST
         elif POOL.first != NULL:
             core = POOL.first
             POOL.first = core.pool_next
             POOL.count -= 1
             if POOL.first == NULL:
                 POOL.last = NULL
-            late[0] = False
+            work[0] = WORK_QUEUE
+        elif _may_make():
+            core = POOL.ahead_first
+            POOL.ahead_first = core.ahead_next
+            if POOL.ahead_first == NULL:
+                POOL.ahead_last = NULL
+            POOL.making = True
+            work[0] = WORK_AHEAD
         else:
             POOL.idle += 1
-            if POOL.late_first != NULL:
-                until = timespec_of(POOL.late_first.late_due_us)
+            if POOL.due_first != NULL:
+                until = timespec_of(POOL.due_first.at_us)
                 pthread_cond_timedwait(&POOL.ready, &POOL.mutex, &until)
             else:
                 pthread_cond_wait(&POOL.ready, &POOL.mutex)
@@ -778,15 +910,29 @@ cdef LogCore* _next_work(bint* late) noexcept nogil:
 
 cdef void* _pool_thread(void* nothing) noexcept nogil:
     cdef LogCore* core
-    cdef bint late
+    cdef Work work
     while True:
-        core = _next_work(&late)
-        if late:
-            _sync_late(core)
-        else:
+        core = _next_work(&work)
+        if work == WORK_QUEUE:
             _serve(core)
+        elif work == WORK_SYNC:
+            _sync_late(core)
+        elif work == WORK_REST:
+            _rest(core)
+        else:
+            _serve_ahead(core)
         core_release(core)
     return NULL
+
+
+cdef void _serve_ahead(LogCore* core) noexcept nogil:
+    pthread_mutex_lock(&core.mutex)
+    core.ahead.listed = False
+    _make_ahead(core, True)
+    pthread_mutex_unlock(&core.mutex)
+    pthread_mutex_lock(&POOL.mutex)
+    POOL.making = False
+    pthread_mutex_unlock(&POOL.mutex)
 
 
 cdef bint _others_wait() noexcept nogil:
@@ -794,7 +940,7 @@ cdef bint _others_wait() noexcept nogil:
     cdef bint wait
     pthread_mutex_lock(&POOL.mutex)
     wait = POOL.count > POOL.idle \
-        or (POOL.late_first != NULL and POOL.idle == 0 and POOL.late_first.late_due_us <= monotonic_us())
+        or (POOL.due_first != NULL and POOL.idle == 0 and POOL.due_first.at_us <= monotonic_us())
     pthread_mutex_unlock(&POOL.mutex)
     return wait
 
@@ -836,7 +982,7 @@ cdef void _sync_late(LogCore* core) noexcept nogil:
     """DURABILITY_INTERVAL: sync what the last group left unsynced."""
     cdef int status
     pthread_mutex_lock(&core.mutex)
-    core.late_listed = False
+    core.sync_due.listed = False
     # A pumper that is at work lists the log again, if it leaves something unsynced.
     if not core.pumping and core.unsynced_since_us and core.poison_errno == 0:
         core.pumping = True
@@ -849,10 +995,46 @@ cdef void _sync_late(LogCore* core) noexcept nogil:
         else:
             _note_durable(core)
         _announce(core)
-        if core.sync_waiters:
-            pthread_cond_broadcast(&core.progress)
-        if core.queue_first != NULL:
-            core_schedule(core)         # what came meanwhile found somebody at work and left
+        _let_others_pump(core)
+        if core.poison_errno:
+            _drop_ahead(core)
+    pthread_mutex_unlock(&core.mutex)
+
+
+cdef void _let_others_pump(LogCore* core) noexcept nogil:
+    """Who came meanwhile found somebody at work, and left or waits. Call with the mutex held."""
+    if core.sync_waiters:
+        pthread_cond_broadcast(&core.progress)
+    if core.queue_first != NULL:
+        core_schedule(core)
+
+
+cdef void _rest(LogCore* core) noexcept nogil:
+    """A log in which no group was written for a while holds no more space than a new one (K7)."""
+    cdef int64_t keep
+    pthread_mutex_lock(&core.mutex)
+    core.idle_due.listed = False
+    if core.closing or core.poison_errno:
+        pass
+    elif core.pumping or core.queue_first != NULL or core.groups != core.idle_groups:
+        _watch(core)
+    else:
+        core.ahead.tried_sequence = 0
+        _drop_ahead(core)
+        # The mutex was free perhaps.
+        keep = core.offset + FIRST_ALLOCATION
+        if not core.pumping and core.queue_first == NULL and core.fd >= 0 and core.poison_errno == 0:
+            core.calm_offset = core.offset
+            if core.allocated > keep:
+                core.pumping = True
+                pthread_mutex_unlock(&core.mutex)
+                if core.ops.truncate(core.disk, core.fd, keep) == 0:
+                    core.allocated = keep
+                pthread_mutex_lock(&core.mutex)
+                core.pumping = False
+                _let_others_pump(core)
+        if core.ahead.state != AHEAD_NONE:
+            _watch(core)
     pthread_mutex_unlock(&core.mutex)
 
 
@@ -905,13 +1087,18 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
         pthread_cond_wait(&core.progress, &core.mutex)
         core.sync_waiters -= 1
     core.pumping = True             # for good: nobody writes any more
+    _drop_ahead(core)
+    while core.ahead.state != AHEAD_NONE:
+        core.sync_waiters += 1
+        pthread_cond_wait(&core.progress, &core.mutex)
+        core.sync_waiters -= 1
     pthread_mutex_unlock(&core.mutex)
     if core.fd >= 0 and core.poison_errno == 0:
         if core.segment_entries == 0:
             _drop_segment(core)
         elif seal:
             status = _close_segment(core)
-            if _is_no_space(status):
+            if is_no_space(status):
                 status = 0              # no room for a footer: all entries are there, and opening finds where they end
         elif core.durability != DURABILITY_OS:
             status = _sync(core)
@@ -923,13 +1110,19 @@ cdef int core_close(LogCore* core, bint seal) noexcept nogil:
     if core.index_fd >= 0:
         core.ops.close(core.disk, core.index_fd)
         core.index_fd = -1
+    # Tokens and the pool's lists may keep the core for a while.
+    free(core.scratch)
+    core.scratch = NULL
+    core.scratch_bytes = 0
+    free(core.index_slots)
+    core.index_slots = NULL
     pthread_mutex_lock(&core.mutex)
     if status < 0:
         _poison(core, -status, b"closing the segment failed")
     elif synced:
         _note_durable(core)
     core.closed = True
-    cache_clear(&core.cache)        # tokens may keep the core for long
+    cache_clear(&core.cache)
     _show(core)
     _announce(core)
     pthread_cond_broadcast(&core.progress)
@@ -941,6 +1134,7 @@ cdef void core_poison(LogCore* core, int error, const char* what) noexcept nogil
     pthread_mutex_lock(&core.mutex)
     _poison(core, error, what)
     _announce(core)
+    _drop_ahead(core)
     pthread_mutex_unlock(&core.mutex)
 
 
@@ -955,6 +1149,7 @@ cdef LogCore* core_new(const DiskOps* ops, void* disk, const char* directory) no
     core.next_serial = 1
     core.fd = -1
     core.index_fd = -1
+    core.ahead.fd = -1
     core.event_fd = -1
     core.ops = ops
     core.disk = disk

@@ -1,6 +1,7 @@
 from typing import final
 
 from kudu_storage._native.log_entries import Entry
+from kudu_storage._native.log_voids import Voids
 
 @final
 class SegmentPlaces:
@@ -25,8 +26,11 @@ class SegmentPlaces:
 @final
 class Places:
     """Those of a log's segments that were asked for. Their number and memory in the process are bounded: those that
-    were not used for longest go. Any thread."""
+    were not used for longest go. Any thread.
 
+    voids: operations that it says were replaced are not found here."""
+
+    def __new__(cls, voids: Voids | None = None) -> Places: ...
     def find(self, index: int) -> Entry | None:
         """The operation; None: nothing is known of it here, or what is there is not it. Then look properly."""
     def covers(self, index: int) -> bool: ...

@@ -25,8 +25,10 @@ from kudu_storage._native.codec cimport CODEC_NONE, codec_can_expand, codec_deco
 from kudu_storage._native.crc32c cimport crc32c_extend
 from kudu_storage._native.cursor cimport Cursor, cursor_of
 from kudu_storage._native.entry cimport ENTRY_REPLICATE
+from kudu_storage._native.log_batch cimport kudu_load
 from kudu_storage._native.log_core cimport core_fork_generation
 from kudu_storage._native.log_entries cimport Entry, Found, make_entry, take_entry
+from kudu_storage._native.log_voids cimport Voids
 
 from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX as _BATCH_BYTES_MAX
 from kudu_storage.errors import InvalidArgument
@@ -195,10 +197,12 @@ cdef class SegmentPlaces:
 cdef class Places:
     cdef list segments              # by first operation; their operations do not overlap
     cdef int64_t fork_generation    # a child of a fork has no log
+    cdef Voids voids                # operations from voids.replaced_from on are not found here any more; None: all are
     cdef object __weakref__
 
-    def __cinit__(self):
+    def __cinit__(self, Voids voids=None):
         self.segments = []
+        self.voids = voids
         self.fork_generation = core_fork_generation()
 
     def __len__(self):
@@ -222,6 +226,8 @@ cdef class Places:
         global _clock
         cdef SegmentPlaces places = self.of(index)
         if places is None or self.fork_generation != core_fork_generation():
+            return None
+        if self.voids is not None and index >= kudu_load(&self.voids.list.replaced_from):
             return None
         _clock += 1
         places.used = _clock

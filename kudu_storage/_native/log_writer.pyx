@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.ref cimport PyObject
+from libc.errno cimport ENOMEM
 from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -23,9 +24,11 @@ from kudu_storage._native.log_cache cimport cache_find, cache_init
 from kudu_storage._native.log_entries cimport CachedBatch
 from kudu_storage._native.log_core cimport (
     APPEND_FULL, APPEND_MUCH, APPEND_OK, APPEND_POISONED, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE, TOKEN_PENDING,
-    TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close, core_fork_generation,
-    core_new, core_poison, core_pump, core_release, core_schedule, core_token_state, core_wait,
+    AHEAD_READY, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close,
+    core_fork_generation, core_new, core_poison, core_prepare, core_pump, core_release, core_schedule, core_token_state,
+    core_wait,
 )
+from kudu_storage._native.log_voids cimport Voids, voids_retain
 from kudu_storage._native.posix cimport (
     coarse_realtime_us, monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock,
 )
@@ -37,7 +40,7 @@ from kudu_storage._native.log_batch import kept_bytes
 from kudu_storage.common.limits import ENTRY_BATCH_BYTES_MAX
 from kudu_storage.common.opid import OpId
 from kudu_storage.errors import (
-    BadFormat, InvalidArgument, LogBackpressure, LogClosed, LogPoisoned, NoSpace, WaitTimeout, WrongType,
+    BadFormat, InvalidArgument, LogBackpressure, LogClosed, LogPoisoned, NoSpace, OutOfMemory, WaitTimeout, WrongType,
 )
 
 cdef extern from "Python.h":
@@ -152,7 +155,8 @@ cdef class Append:
         Args:
             timeout: seconds; None: for ever.
         Raises:
-            WaitTimeout: it may still be acknowledged later. NoSpace: it is not in the log. LogPoisoned: unknown.
+            WaitTimeout: it may still be acknowledged later. NoSpace, OutOfMemory: it is not in the log. LogPoisoned:
+            unknown.
         """
         if self.writer is None:
             raise _no_token()
@@ -181,6 +185,10 @@ cdef class Append:
     cdef bint _settle(self, int state) except -1:
         if state == TOKEN_DONE:
             return True
+        if state == TOKEN_NO_SPACE and self.epoch.error == ENOMEM:
+            raise OutOfMemory(f"no memory to write operation {self.last}", path=self.writer.path,
+                              intact=f"the log holds everything up to index {self.epoch.last_index}",
+                              advice="free memory and append again")
         if state == TOKEN_NO_SPACE:
             raise NoSpace(f"no space for operation {self.last}: {_words(self.epoch.error)}", path=self.writer.path,
                           intact=f"the log holds everything up to index {self.epoch.last_index}",
@@ -251,11 +259,15 @@ cdef class LogWriter:
         cache_bytes_max: bound of the cache.
         sequence: number of the last segment that exists.
         term, last_term, next_index: where the log goes on: terms of new entries and of the last one.
+        idle_s: without a group for so long, or up to twice that, the log lets go of space beyond 64 KiB.
+        zero_ahead: write zeros to segments that are made ahead of need, for durability 0.
+        voids: where to tell what was replaced. Default: one of its own.
         disk: the file system.
     """
     cdef LogCore* core
     cdef Disk disk
     cdef readonly str path
+    cdef readonly Voids voids       # what was cut off or replaced
     cdef readonly object waiters    # what wait_async gives its futures to; set by the room above
     cdef public object waiter_factory       # makes them when the first token is awaited
     cdef bint compresses_here
@@ -264,7 +276,8 @@ cdef class LogWriter:
     def __cinit__(self, str path not None, *, bytes header_before not None, bytes header_after not None, int codec=1,
                   int durability=0, double interval_s=0.05, int64_t segment_bytes=8 << 20,
                   size_t queued_bytes_max=4 << 20, size_t cache_bytes_max=16 << 20, int64_t sequence=0, int64_t term=1,
-                  int64_t last_term=0, int64_t next_index=1, uint64_t last_timestamp=0, Disk disk not None=Disk()):
+                  int64_t last_term=0, int64_t next_index=1, uint64_t last_timestamp=0, double idle_s=5.0,
+                  bint zero_ahead=True, Voids voids=None, Disk disk not None=Disk()):
         cdef bytes encoded = path.encode("utf-8", "surrogateescape")
         self.path = path
         self.disk = disk
@@ -283,6 +296,11 @@ cdef class LogWriter:
         self.core.durability = <Durability> durability
         self.core.interval_us = <int64_t> (interval_s * 1e6)
         self.core.segment_bytes = segment_bytes
+        self.core.idle_us = max(<int64_t> (idle_s * 1e6), 1000)
+        self.core.zero_ahead = zero_ahead
+        self.voids = Voids() if voids is None else voids
+        voids_retain(self.voids.list)
+        self.core.voids = self.voids.list
         self.core.queued_bytes_max = queued_bytes_max
         self.core.sequence = sequence
         self.core.seen_sequence = sequence
@@ -562,7 +580,8 @@ cdef class LogWriter:
 
     def poison(self, int error):
         """Work on the log's files outside of this object failed: it is as after a failed sync."""
-        core_poison(self.core, error, b"a truncation or collection failed")
+        with nogil:
+            core_poison(self.core, error, b"a truncation or collection failed")
 
     # -- waiting ---------------------------------------------------------------------------------------------------
     def set_async(self, int event_fd, waiters):
@@ -623,6 +642,15 @@ cdef class LogWriter:
         with nogil:
             core_pump(self.core)
 
+    def prepare(self):
+        """Make the next segment now, in this thread, as the pool does for busy logs. Whether there is one made ahead."""
+        cdef bint ready
+        if self.is_foreign():
+            raise self._foreign()
+        with nogil:
+            ready = core_prepare(self.core)
+        return ready
+
     def flush(self, timeout=None):
         """Until all that was appended is acknowledged. Raises as Append.wait()."""
         cdef Append token = Append.__new__(Append)
@@ -652,9 +680,9 @@ cdef class LogWriter:
         """Write and sync all that is queued and close the segment with a footer. Once; later calls only raise.
 
         Raises:
-            LogPoisoned: what was queued may not be in the log. NoSpace: what was queued is not in the log.
+            LogPoisoned: what was queued may not be in the log. NoSpace, OutOfMemory: what was queued is not in the log.
         """
-        cdef int64_t failures = self.core.no_space_count
+        cdef int64_t refusals = self.core.refusals
         if self.closed:
             if self.core.poison_errno:
                 raise self.poisoned()
@@ -666,10 +694,11 @@ cdef class LogWriter:
             core_close(self.core, seal)
         if self.core.poison_errno:
             raise self.poisoned()
-        if self.core.no_space_count != failures:
-            raise NoSpace("no space for what was queued", path=self.path,
-                          intact=f"the log holds everything up to index {self.core.written_index}",
-                          advice="free space, open the log and append the rest again")
+        if self.core.refusals != refusals:
+            what, error = ("memory", OutOfMemory) if self.core.refusal_errno == ENOMEM else ("space", NoSpace)
+            raise error(f"no {what} for what was queued", path=self.path,
+                        intact=f"the log holds everything up to index {self.core.written_index}",
+                        advice=f"free {what}, open the log and append the rest again")
 
     # -- reading ---------------------------------------------------------------------------------------------------
     def cached(self, int64_t index, *, bint unwritten=False):
@@ -698,9 +727,9 @@ cdef class LogWriter:
         """A consistent view: next_index, written_index, durable_index, term, sequence and so on, by name."""
         # Taken under the mutex, made objects of without it: these can start the collector, and that runs anything.
         cdef int64_t next_index, written_index, durable_index, term, sequence, offset, first_index, replacements
-        cdef int64_t bytes_written, groups, batches, no_space, hits, misses
+        cdef int64_t bytes_written, groups, batches, no_space, hits, misses, rolls_ahead
         cdef size_t queued, cache_bytes, cache_bytes_max
-        cdef bint is_open, poisoned
+        cdef bint is_open, poisoned, is_ahead
         if self.is_foreign():
             raise self._foreign()
         pthread_mutex_lock(&self.core.mutex)
@@ -712,6 +741,7 @@ cdef class LogWriter:
         no_space, poisoned = self.core.no_space_count, self.core.poison_errno != 0
         cache_bytes, cache_bytes_max = self.core.cache.bytes, self.core.cache.bytes_max
         hits, misses = self.core.cache.hits, self.core.cache.misses
+        rolls_ahead, is_ahead = self.core.rolls_ahead, self.core.ahead.state == AHEAD_READY
         pthread_mutex_unlock(&self.core.mutex)
         return {
             "next_index": next_index, "written_index": written_index, "durable_index": durable_index, "term": term,
@@ -722,6 +752,8 @@ cdef class LogWriter:
             "batches_written": batches, "no_space_count": no_space, "cache_bytes": cache_bytes,
             "cache_bytes_max": cache_bytes_max, "kept_bytes": kept_bytes(), "cache_hits": hits, "cache_misses": misses,
             "poisoned": poisoned,
+            # Segments that were made before they were needed, and whether there is one.
+            "segments_made_ahead": rolls_ahead, "segment_ahead": is_ahead,
         }
 
     @property

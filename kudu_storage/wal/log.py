@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.log_entries import Entry, EntryIterator
+from kudu_storage._native.log_voids import Voids
 from kudu_storage._native.log_writer import Append, LogAppender, LogWriter
 from kudu_storage.common import types
 from kudu_storage.common.limits import MIB, SEGMENT_HEADER_BYTES_MAX
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 LOCK_NAME: Final = ".kudu-storage.lock"
 CODECS: Final = {"none": 1, "snappy": 2, "lz4": 3, "zlib": 4}
 _DURABILITIES: Final = {"fsync": 0, "os": 1}
-_NO_CUT: Final = 1 << 63
 _SEQUENCE_BYTES_MAX: Final = 11
 _TABLET_ID_CHARACTERS_MAX: Final = 256
 _SCHEMA_VERSION_MAX: Final = (1 << 32) - 1
@@ -89,7 +89,6 @@ class Log(LogAppender):
         self._reading = LogReading(path, writer, self._mutex)
         self._find = self._reading.find                 # of closed segments, those that were asked before
         self.anchors = AnchorRegistry(floor=self._first_index())
-        self._followers: weakref.WeakSet[_Follower] = weakref.WeakSet()     # guarded by the mutex
         self._waiters: LoopWaiters | None = None
         self._waiters_mutex = threading.RLock()         # guards making them, and which writer they serve
         self._attach(writer)
@@ -146,7 +145,7 @@ class Log(LogAppender):
             settings["tablet_id"] = recovered.tablet_id or (tablet_id or secrets.token_hex(16)).encode()
             settings["schema"] = recovered.schema if schema is None and recovered.schema is not None \
                 else header_schema
-            writer = _make_writer(folder, recovered, settings, disk)
+            writer = _make_writer(folder, recovered, settings, disk, Voids())
             return cls(folder, writer, lock_fd, recovered, settings, disk)
         except BaseException:
             _unlock(lock_fd, os.getpid())
@@ -205,7 +204,8 @@ class Log(LogAppender):
 
         Args:
             replace: the first may have an index that the log has already: then that operation and all above it are
-                replaced. Their entries stay in the files and are not read any more.
+                replaced. Their entries stay in the files and are not read any more once what replaces them is
+                written; should that fail for want of space, they are as before.
         """
         return self._append_typed(1, messages, replace)
 
@@ -221,11 +221,7 @@ class Log(LogAppender):
 
     def append_entries(self, batch: bytes, *, replace: bool = False) -> Append:
         """Queue a serialised LogEntryBatchPB: REPLICATEs, as append_replicate() does, or COMMITs."""
-        token = self._writer.append_entries(batch, replace=replace)
-        if replace:
-            self._reading.replaced(token.first_index)
-            self._tell_followers(token.first_index - 1)
-        return token
+        return self._writer.append_entries(batch, replace=replace)
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was appended so far is acknowledged."""
@@ -370,17 +366,11 @@ class Log(LogAppender):
             As read(); NotYetWritten: what was read already was truncated or replaced. LogPoisoned.
         """
         self._require_open()
+        voids = self._reading.voids.count       # of before: what becomes void from here on is noticed
         index = self._start(from_index, self._writer.written_index)
-        follower = _Follower()
-        with self._mutex:
-            self._followers.add(follower)
         while True:
             writer = self._writer
-            with self._mutex:
-                cut, follower.cut = follower.cut, _NO_CUT
-            if cut < index - 1:
-                raise NotYetWritten(f"operations above index {cut} were truncated or replaced after they were read",
-                                    path=self._path, advice="follow from there again")
+            voids = self._reading.check_follows(index, voids)
             try:
                 writer.wait_written(index, timeout)
             except WaitTimeout:
@@ -391,20 +381,24 @@ class Log(LogAppender):
                         return
                 continue
             try:
-                for entry in self.read(index):
-                    yield entry
-                    index = entry.index + 1
+                self._require_open()
+                end = self._writer.written_index
+                start = self._start(index, end)
             except NotYetWritten:
-                pass                    # truncated meanwhile
+                continue                # truncated meanwhile
             except Collected:
                 if index <= self._writer.written_index:
                     raise
-
-    def _tell_followers(self, index: int) -> None:
-        """What was above `index` is void."""
-        with self._mutex:
-            for follower in self._followers:
-                follower.cut = min(follower.cut, index)
+                continue
+            entries: Iterator[Entry] = EntryIterator(self._reading.source(self._view, voids), start, end)
+            try:
+                for entry in entries:
+                    yield entry
+                    index = entry.index + 1
+            except Collected:
+                voids = self._reading.check_follows(index, voids)
+                if index <= self._writer.written_index:
+                    raise
 
     def _start(self, from_index: int | None, written: int) -> int:
         first = self.first_index
@@ -525,14 +519,15 @@ class Log(LogAppender):
                 raise Collected(f"index {index} is below the first one kept, {first}", path=self._path)
             if index == state["written_index"]:
                 return
-            self._reading.voided(index)
+            # Who reads meanwhile is told now, and who is told now and reads on before all is cut is told again.
+            self._reading.voids.add(index)
             try:
                 self._cut(index)
             except BaseException as error:
                 self._go_on_after(error)
                 raise
             finally:
-                self._tell_followers(index)     # not before: what is read until now is told to be void
+                self._reading.voids.add(index)
 
     def _cut(self, index: int) -> None:
         self._writer.close()
@@ -572,7 +567,7 @@ class Log(LogAppender):
 
     def _replace_writer(self) -> None:
         end = dataclasses.replace(self._recovered, last_timestamp=int(self._writer.last_timestamp))
-        writer = _make_writer(self._path, end, self._settings, self._disk, int(self._writer.term))
+        writer = _make_writer(self._path, end, self._settings, self._disk, self._reading.voids, int(self._writer.term))
         self._finalizer.detach()
         self._writer = self._reading.writer = writer
         self._finalizer = weakref.finalize(self, _close_quietly, writer, self._lock_fd, self._pid)
@@ -612,13 +607,6 @@ class Log(LogAppender):
         if os.getpid() != self._pid:
             raise LogClosed("the log was opened before a fork", path=self._path,
                             advice="open the log in the process that uses it")
-
-
-class _Follower:
-    """What an iterator of tail() has to know: the index above which something was cut since it last looked."""
-
-    def __init__(self) -> None:
-        self.cut = _NO_CUT
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
@@ -672,14 +660,16 @@ def _durability(text: str) -> tuple[int, float]:
     raise InvalidArgument(f"there is no durability {text!r}", advice='"fsync", "os" or "interval:50ms"')
 
 
-def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], disk: Disk, term: int = 1) -> LogWriter:
+def _make_writer(folder: str, recovered: Recovered, settings: dict[str, Any], disk: Disk, voids: Voids,
+                 term: int = 1) -> LogWriter:
     before, after = _header_parts(settings["tablet_id"], settings["codec"], settings["schema"])
     return LogWriter(folder, header_before=before, header_after=after, codec=settings["codec"],
                      durability=settings["durability"], interval_s=settings["interval_s"],
                      segment_bytes=settings["segment_bytes"], queued_bytes_max=settings["queued_bytes_max"],
                      cache_bytes_max=settings["cache_bytes_max"], sequence=recovered.sequence,
                      term=max(recovered.last.term, term), last_term=recovered.last.term,
-                     next_index=recovered.last.index + 1, last_timestamp=recovered.last_timestamp, disk=disk)
+                     next_index=recovered.last.index + 1, last_timestamp=recovered.last_timestamp, voids=voids,
+                     disk=disk)
 
 
 def _header_parts(tablet_id: bytes, codec: int, schema: bytes) -> tuple[bytes, bytes]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -28,7 +27,7 @@ from kudu_storage.errors import (
     NotYetWritten,
 )
 from kudu_storage.wal.log_index import IndexReader
-from kudu_storage.wal.log_replaced import INT64_MAX, ReplacedOperations, cuts_of, owner_of
+from kudu_storage.wal.log_replaced import ReplacedOperations, cuts_of, owner_of
 from kudu_storage.wal.reader import Segment, open_segment
 from kudu_storage.wal.retention import SegmentFacts
 
@@ -74,34 +73,25 @@ class LogReading:
         self._mutex = mutex
         self._index = IndexReader(path)
         self._replaced = ReplacedOperations()
-        self._places = Places()
-        self._replaced_from = INT64_MAX         # the lowest operation that was replaced since the log was opened
+        # Cuts and replacements. Readers begun before one must not go on behind it.
+        self.voids = writer.voids
+        self._places = Places(self.voids)
         self.find = self._places.find
-        # Truncations as (number, index that stayed), under the mutex; only those behind which none cut deeper. Readers
-        # begun before one must not go on behind it.
-        self._voids: list[tuple[int, int]] = []
-        self.void_count = 0
 
     # -- what happens to the files -------------------------------------------------------------------------------------
-    def replaced(self, index: int) -> None:
-        """Operations from `index` on are being replaced."""
-        with self._mutex:
-            self._replaced_from = min(self._replaced_from, index)
-            self._places.drop_from(index)
+    def check_follows(self, index: int, count: int) -> int:
+        """Whether a follower, who has what was before `index`, may go on there. Returns the number of cuts by now.
 
-    def voided(self, index: int) -> None:
-        """Operations above `index` are about to be cut off."""
-        with self._mutex:
-            while self._voids and self._voids[-1][1] >= index:
-                self._voids.pop()
-            self.void_count += 1
-            self._voids.append((self.void_count, index))
-
-    def voided_since(self, count: int) -> tuple[int, int]:
-        """(how many cuts there were, the lowest index that stayed in those after the first `count`)."""
-        with self._mutex:
-            at = bisect_right(self._voids, (count, INT64_MAX))
-            return self.void_count, self._voids[at][1] if at < len(self._voids) else INT64_MAX
+        Args:
+            count: that the follower knows of.
+        Raises:
+            NotYetWritten: what he was given is void.
+        """
+        count, stayed = self.voids.since(count)
+        if stayed < index - 1:
+            raise NotYetWritten(f"operations above index {stayed} were truncated or replaced after they were read",
+                                path=self.path, advice="read from there again")
+        return count
 
     def collected(self, first_kept_index: int) -> None:
         with self._mutex:
@@ -114,15 +104,16 @@ class LogReading:
             self._index.invalidate()
             self._places.clear()
             self._replaced.forget()
-            self._replaced_from = INT64_MAX
+            self.voids.forget_replaced()
 
     def close(self) -> None:
         self._index.close()
         self._places.clear()
 
     # -- reading -------------------------------------------------------------------------------------------------------
-    def source(self, view: View) -> Source:
-        return Source(self, view)
+    def source(self, view: View, void_count: int | None = None) -> Source:
+        """void_count: of a follower, who must not go on in another history wherever he begins."""
+        return Source(self, view, void_count)
 
     def get(self, index: int, view: View) -> Entry:
         """An acknowledged operation. Raises Collected, CorruptionError, DiskError."""
@@ -186,10 +177,10 @@ class LogReading:
         if owner is None or owner[0].is_open:
             return False
         facts, below = owner
-        first, last = facts.first_index, facts.last_index
-        if first is None or last is None or min(last, below - 1, self._replaced_from - 1) < index:
+        first, last, below = facts.first_index, facts.last_index, min(below, self.voids.replaced_from)
+        if first is None or last is None or min(last, below - 1) < index:
             return False
-        last = min(last, below - 1, self._replaced_from - 1)
+        last = min(last, below - 1)
         if last - first >= PLACES_MAX:
             return False                # a footer has no checksum: its numbers are not to be trusted with memory
         with open_segment(self.path_of(facts.sequence)) as segment:
@@ -239,7 +230,7 @@ class Source:
     """Parts of a log in order, for an EntryIterator. One thread at a time. Lets go of its segment at the latest when it
     goes itself."""
 
-    def __init__(self, reading: LogReading, view: View) -> None:
+    def __init__(self, reading: LogReading, view: View, void_count: int | None = None) -> None:
         self._reading = reading
         self._view = view               # refers to the log, which stays while it is read
         self._place: Place | None = None
@@ -247,8 +238,9 @@ class Source:
         self._scanner: SegmentScanner | None = None
         self._chunk_bytes = CHUNK_BYTES
         self._asked = -1
-        self._begin = -1                # the first index that was asked for
-        self._void_count = reading.void_count
+        # The first index that was asked for; 0: of a follower, who was given what was before.
+        self._begin = -1 if void_count is None else 0
+        self._void_count = reading.voids.count if void_count is None else void_count
 
     def __call__(self, index: int) -> Part:
         """The next part, which holds `index`. Raises Collected, NotYetWritten, CorruptionError, DiskError."""
@@ -257,15 +249,15 @@ class Source:
         while True:
             part = self._next(index)
             # Asked after the part was found: a cut that it does not know of, it does not show either.
-            if self._reading.void_count == self._void_count or self._goes_on_at(index):
+            if self._reading.voids.count == self._void_count or self._goes_on_at(index):
                 return part
 
     def _goes_on_at(self, index: int) -> bool:
         """After a cut. False: the part may be from before it; find it again."""
-        self._void_count, stayed = self._reading.voided_since(self._void_count)
-        if stayed < index - 1 and index > self._begin:
-            raise NotYetWritten(f"operations above index {stayed} were truncated after they were read",
-                                path=self._reading.path, advice="read from there again")
+        if index > self._begin:
+            self._void_count = self._reading.check_follows(index, self._void_count)
+        else:
+            self._void_count = self._reading.voids.count
         self.close()
         self._asked = -1
         return False

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
 
 
 def busy_run(script: LogScript) -> None:
-    """Waits, groups, segments that roll, COMMITs, collection, truncation inside a batch, reopening."""
+    """Waits, groups, segments that roll, some made ahead, COMMITs, collection, truncation inside a batch, reopening."""
+    script.prepare()
     for size in (1, 100, 3000, 20, 600):
         script.append(size)
     script.commit(2)
     tokens = [script.append(*sizes, wait=False) for sizes in ((700,) * 4, (9,), (5000, 1, 1))]
     for token in tokens:
         script.wait(token)
-    for _ in range(5):
+    for number in range(5):
         script.append(4000, 30)
+        if number != 2:
+            script.prepare()
     script.commit(15)
     script.append(2500)
+    script.prepare()
     script.reopen()
     assert script.gc() > 0
     script.append(300, 300, 300, 300, 300)
@@ -38,6 +42,7 @@ def busy_run(script: LogScript) -> None:
     script.append(200)
     script.append(6000, wait=False)
     script.wait(script.append(6000, wait=False))
+    script.prepare()
     script.append(9000)
 
 
@@ -45,8 +50,11 @@ def cutting_run(script: LogScript) -> None:
     """Truncations over several segments, to the beginning, and of nothing."""
     for _ in range(6):
         script.append(5000, 700, 4000)
+    script.prepare()
     script.truncate_after(18)
+    script.prepare()
     script.truncate_after(8)
+    script.prepare()
     script.append(10, 8000, 20)
     script.append(9000)
     script.reopen()
@@ -58,7 +66,7 @@ def cutting_run(script: LogScript) -> None:
 
 
 def full_run(script: LogScript) -> None:
-    """The disk is full now and then: while writing, allocating, closing a segment, making the next one."""
+    """The disk is full now and then: while writing, allocating, closing a segment, making the next one, also ahead."""
     script.append(3000, 20)
     for partial in (0, 10, 2000, 3500):
         script.refused("write", partial, 1500, 700, 700)
@@ -66,6 +74,11 @@ def full_run(script: LogScript) -> None:
     script.append(9000)
     # Two of these never fit into one segment.
     script.refused("write", 5, 9000)                         # the footer
+    script.cannot_prepare("allocate")
+    script.append(9000)
+    script.prepare()
+    script.refused("write", 5, 9000)                         # the footer: the segment made ahead goes
+    script.prepare()
     script.append(9000)
     script.refused("rename", 0, 9000, 10)
     script.append(50)

@@ -86,6 +86,15 @@ class LogScript:
         else:
             raise AssertionError("an entry without room was acknowledged")
 
+    def prepare(self) -> None:
+        """The next segment is made ahead of need, here and now."""
+        assert self.log._writer.prepare()
+
+    def cannot_prepare(self, kind: str) -> None:
+        """Nor is it said that it cannot."""
+        self.disk.fail(kind, 1, errno.ENOSPC)
+        assert not self.log._writer.prepare()
+
     def commit(self, index: int) -> None:
         """A COMMIT of an entry, queued and not waited for."""
         self.log.append_commit(message_class("kudu.consensus.CommitMsg")(

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,40 @@ def test_the_public_cache_does_what_a_dictionary_does(seed: int) -> None:
         stats = cache.stats()
         assert (stats["messages"], stats["first_index"], stats["last_index"]) == \
             (len(model), min(model, default=None), max(model, default=None))
+
+
+SHORT_OF_MEMORY = """
+import os, resource, sys
+from kudu_storage import Log
+from kudu_storage._native.disk import RecordingDisk
+from kudu_storage.errors import NoSpace, OutOfMemory
+
+disk = RecordingDisk()
+log = Log.open(sys.argv[1], create=True, compression="lz4", queue_size="256MiB", disk=disk)
+log.append(b"before").wait()
+disk.hold("write")
+log.append(b"held")
+while not disk.waiting:
+    os.sched_yield()
+token = log.append(os.urandom(64 << 20))        # what it is compressed into is as large, and not there yet
+pages = int(open("/proc/self/statm").read().split()[0])
+limits = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGESIZE") + (8 << 20), limits[1]))
+disk.release()
+try:
+    token.wait()
+except OutOfMemory as error:
+    assert isinstance(error, MemoryError) and not isinstance(error, OSError)
+    print(type(error).__name__)
+resource.setrlimit(resource.RLIMIT_AS, limits)
+assert log.stats()["no_space_count"] == 0
+log.append(b"goes on").wait()
+print([bytes(e) for e in log.read()])
+log.close()
+"""
+
+
+def test_memory_that_is_short_while_writing_is_told_as_such_and_the_log_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path)], capture_output=True, text=True,
+                          timeout=120)
+    assert done.stdout.splitlines() == ["OutOfMemory", "[b'before', b'held', b'goes on']"], done.stderr

@@ -3,39 +3,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from racing import DEADLINE_S, together
 
 from kudu_storage import Log
 from kudu_storage.errors import Collected, LogBackpressure, LogClosed, NotYetWritten
 from kudu_storage.wal.verify import verify
 
-DEADLINE_S = 300.0
 CODECS = ["none", "lz4", "snappy", "zlib"]
-
-
-def together(*work: Callable[[], None]) -> None:
-    """Run all at once; the first error of any is raised."""
-    errors: list[str] = []
-    start = threading.Barrier(len(work))
-
-    def guarded(function: Callable[[], None]) -> None:
-        try:
-            start.wait()
-            function()
-        except BaseException:
-            errors.append(traceback.format_exc())
-
-    threads = [threading.Thread(target=guarded, args=(function,), daemon=True) for function in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive(), "a thread never ended"
-    assert not errors, "\n".join(errors)
 
 
 def payload_of(index: int) -> bytes:

@@ -1,0 +1,1 @@
+# Segment files for log_core; nothing is visible from Python.
