@@ -17,6 +17,7 @@ from kudu_storage.tablet.maintenance_policy import Action, Policy, disk_bytes_of
 from kudu_storage.tablet.scoring import Kind
 
 Bound = Literal["exactly", "at most", "about"]
+_ITEMS_SHOWN: Final = 4         # of a kind, in text
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -85,7 +86,10 @@ class Plan:
         why = f": {action.text}" if action.text else ""
         lines = [f"{action.kind} of {action.target}{why}"]
         for verb, items in (("reads", self.reads), ("writes", self.writes), ("removes", self.removes)):
-            lines += [f"  {verb} {item.text}" for item in items]
+            lines += [f"  {verb} {item.text}" for item in items[:_ITEMS_SHOWN]]
+            more = items[_ITEMS_SHOWN:]
+            if more:
+                lines.append(f"  {verb} {len(more)} more, {size_text(sum(item.bytes for item in more))}")
         if self.memory_bytes_freed:
             lines.append(f"  frees {size_text(self.memory_bytes_freed)} of memory")
         lines += [f"  frees the anchor of {anchor.owner} at operation {anchor.log_index}, "

@@ -120,3 +120,9 @@ def test_an_action_of_another_tablet_is_refused() -> None:
                                              (5 << 50, "5120.0 TiB")])
 def test_sizes_as_people_read_them(count: int, text: str) -> None:
     assert size_text(count) == text
+
+
+def test_many_items_are_summed_up_in_the_text_and_all_in_the_json() -> None:
+    found = plan(tablet(rowsets=[rowset(i, 0, 99, MIB) for i in range(9)]), "merge")
+    assert "  reads 5 more, 5.0 MiB" in found.lines() and len(found.lines()) == 12
+    assert len(found.to_json(NOW)["reads"]) == 9
