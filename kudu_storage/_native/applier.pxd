@@ -1,13 +1,16 @@
-"""Applies row operations to a MemRowSet in log order and writes down what became of each: the COMMIT's result.
+"""Applies row operations in log order, to a MemRowSet or to the delta stores of flushed rowsets, and writes down what
+became of each: the COMMIT's result.
 
  A1  Operations come in index order, each once, from one thread at a time; readers may run beside it (M5 of memrowset).
  A2  What becomes of a row follows from its operation and the row's state alone: judge_operation() is pure.
  A3  What a COMMIT says already is not decided again.
-Where rows live on disk too, the lookup before the MemRowSet's goes into apply_row().
+A4  A row is live in one place at most. It is looked for in the MemRowSet, then in the one that is being flushed, then
+    in the rowsets (key range, bloom filter, key index). A key that is live nowhere is inserted into the MemRowSet.
+A5  Changes of a row that is being copied to a new rowset go to both places, and its result names both (C6 of
+    docs/tablet.md): the frozen MemRowSet's once it has heirs, those of rowsets that are `inherited`.
 """
 from libc.stdint cimport int32_t
 
-from kudu_storage._native.memrowset cimport STATE_LIVE, RowState
 from kudu_storage._native.row_ops cimport (
     ROW_AUTO_INCREMENT, ROW_DELETE, ROW_DELETE_IGNORE, ROW_DELETE_WITH_VALUES, ROW_INSERT, ROW_INSERT_IGNORE,
     ROW_KEY_MISSING, ROW_KEY_TOO_LONG, ROW_NOTHING_SET, ROW_NULL_FORBIDDEN, ROW_UPDATE, ROW_UPDATE_IGNORE, ROW_UPSERT,
@@ -47,9 +50,8 @@ cdef inline Verdict verdict_of_fault(const DecodedRow* row) noexcept nogil:
     return VERDICT_AUTO_INCREMENT
 
 
-cdef inline Verdict judge_operation(const DecodedRow* row, RowState state, int32_t changes) noexcept nogil:
+cdef inline Verdict judge_operation(const DecodedRow* row, bint live, int32_t changes) noexcept nogil:
     """What a server makes of the operation (tablet/tablet.cc). `changes`: set columns that are neither key nor immutable."""
-    cdef bint live = state == STATE_LIVE
     if row.fault != ROW_VALID:
         return verdict_of_fault(row)
     if row.op == ROW_INSERT or row.op == ROW_INSERT_IGNORE:

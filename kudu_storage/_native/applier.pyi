@@ -3,6 +3,7 @@ from typing import NamedTuple
 from kudu_storage._native.memrowset import MemRowSet
 from kudu_storage._native.row_batch import RowBatch
 from kudu_storage._native.row_layout import Projection, RowLayout
+from kudu_storage._native.row_stores import RowStores
 
 class FailedRow(NamedTuple):
     number: int         # of the operation in its batch
@@ -11,7 +12,7 @@ class FailedRow(NamedTuple):
     key: bytes          # encoded; empty when it has none
 
 class Applier:
-    """Applies operations to `rows`, whose layout is `layout`.
+    """Applies operations to `rows`, whose layout is `layout`, and to the rowsets that place() names.
 
     Args:
         projection: from the columns of batches (those of the layout's schema).
@@ -21,8 +22,21 @@ class Applier:
 
     def __init__(self, rows: MemRowSet, layout: RowLayout, projection: Projection, *, store_id: int,
                  cell_bytes_max: int = ..., failures_max: int = ...) -> None: ...
+    def place(self, rows: MemRowSet, store_id: int, *, frozen: MemRowSet | None = None, frozen_id: int = -1,
+              frozen_heirs: RowStores | None = None, stores: RowStores | None = None,
+              heirs: RowStores | None = None) -> None:
+        """From now on new rows go to `rows`.
+
+        Args:
+            frozen: a MemRowSet that is being flushed: its rows are changed there.
+            frozen_heirs: the rowsets that it becomes, from its flush's second half on (A5).
+            stores: the flushed rowsets. heirs: what those of them that are inherited become (A5).
+        """
     def apply(self, batch: RowBatch, term: int, index: int, timestamp: int) -> bytes:
-        """Returns the CommitMsg. Raises MemoryError: some rows may be applied."""
+        """Returns the CommitMsg.
+
+        Raises MemoryError, and what reading a rowset's keys can raise: some rows may be applied.
+        """
     def apply_logged(self, rows: bytes, indirect: bytes, projection: Projection, term: int, index: int,
                      timestamp: int, results: bytes | None = None) -> bytes:
         """apply() of a write request that the log holds. `results`: the TxResultPB of its COMMIT, where it has one.

@@ -4,12 +4,16 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
+from kudu_storage._native.bloom cimport city_hash64
 from kudu_storage._native.cursor cimport Cursor, Field, Slice, cursor_left, cursor_of, read_field
-from kudu_storage._native.delta cimport ByteBuffer, buffer_append, buffer_free, buffer_room
-from kudu_storage._native.memrowset cimport STATE_ABSENT, MemRowSet, Position
+from kudu_storage._native.delta cimport (
+    CHANGE_DELETE, ByteBuffer, buffer_append, buffer_free, buffer_room, change_of_row, change_start,
+)
+from kudu_storage._native.memrowset cimport STATE_ABSENT, STATE_LIVE, MemRowSet, Position, RowState
 from kudu_storage._native.row_batch cimport RowBatch
 from kudu_storage._native.row_layout cimport LayoutInfo, Projection, ProjectionInfo, RowLayout
 from kudu_storage._native.row_ops cimport CELL_SET, CELL_UNSET, DECODE_END, DECODE_OK, DecodeStatus, RowScratch, decode_row
+from kudu_storage._native.row_stores cimport RowStore, RowStores, StorePlace
 from kudu_storage._native.wire cimport put_varint, varint_size
 
 from collections import namedtuple
@@ -32,6 +36,8 @@ cdef enum:
     APPLY_MEMORY = -1
     APPLY_MALFORMED = -2
     APPLY_CONTRADICTION = -3
+    APPLY_NO_HEIR = -4          # a row's second place was not found: a bug
+    APPLY_RAISED = -9
 
 cdef enum Outcome:
     OUTCOME_OPEN = 0
@@ -42,6 +48,26 @@ cdef struct Failure:
     int64_t number
     int32_t verdict
     uint32_t key_bytes          # the key follows
+
+# A MemRowSet as COMMITs name it: mutated_stores = 3 { mrs_id = 1 } of an OperationResultPB.
+cdef struct Target:
+    uint8_t[16] data
+    size_t size
+
+# Where the row in hand is live.
+cdef enum Place:
+    PLACE_NONE = 0
+    PLACE_ROWS = 1              # in the MemRowSet
+    PLACE_FROZEN = 2            # in the one that is being flushed
+    PLACE_STORE = 3             # on disk
+
+cdef struct Found:
+    Place place
+    Position position           # in `rows`, always
+    RowState state              # there
+    Position frozen_position
+    StorePlace* store
+    int64_t row
 
 cdef struct Counts:
     int64_t inserted
@@ -81,22 +107,36 @@ cdef int32_t status_of(int32_t verdict) noexcept nogil:
     return STATUS_IMMUTABLE if verdict == VERDICT_IMMUTABLE else STATUS_INVALID_ARGUMENT
 
 
+cdef void set_target(Target* target, int64_t mrs_id) noexcept nogil:
+    cdef size_t number = varint_size(<uint64_t> mrs_id)
+    target.data[0] = 0x1A
+    target.data[1] = <uint8_t> (1 + number)
+    target.data[2] = 0x08
+    put_varint(target.data + 3, <uint64_t> mrs_id)
+    target.size = 3 + number
+
+
 cdef class Applier:
     cdef MemRowSet rows
+    cdef MemRowSet frozen           # takes changes of its live rows, no new ones; or None
+    cdef RowStores stores
+    cdef RowStores frozen_heirs     # the rowsets that `frozen` becomes: changes of its rows go there as well; or None
+    cdef RowStores heirs            # the same for the inherited ones of `stores`
     cdef RowLayout layout
     cdef const LayoutInfo* info
     cdef Projection projection
     cdef RowScratch scratch
-    cdef int64_t store_id
+    cdef Target rows_target
+    cdef Target frozen_target
+    cdef int64_t index              # of the operation in hand
     cdef uint32_t cell_bytes_max
     cdef int64_t failures_max
     cdef ByteBuffer results         # OperationResultPBs of the operation in hand
     cdef ByteBuffer failures        # Failure and key, one after the other
+    cdef ByteBuffer change          # of the row in hand, for a delta store
     cdef int64_t failures_kept
     cdef int64_t failed_now
     cdef Counts totals
-    cdef uint8_t[24] mutated        # a row's result when it changed something: always the same bytes
-    cdef size_t mutated_bytes
 
     def __cinit__(self, MemRowSet rows not None, RowLayout layout not None, Projection projection not None, *,
                   int64_t store_id, uint32_t cell_bytes_max=CELL_BYTES_DEFAULT_MAX, int64_t failures_max=1000):
@@ -104,28 +144,30 @@ cdef class Applier:
             raise Unsupported("tables with an auto-incrementing column cannot be written")
         if projection.layout is not layout:
             raise InternalError("a projection to another layout")
-        self.rows = rows
         self.layout = layout
         self.info = &layout.info
         self.projection = projection
         self.scratch = RowScratch()
         self.scratch.reserve(max(layout.info.column_count, 1))
-        self.store_id = store_id
         self.cell_bytes_max = cell_bytes_max
         self.failures_max = failures_max
-        # TxResultPB.ops = 1 { mutated_stores = 3 { mrs_id = 1 } }
-        cdef size_t number = varint_size(<uint64_t> store_id)
-        self.mutated[0] = 0x0A
-        self.mutated[1] = <uint8_t> (3 + number)
-        self.mutated[2] = 0x1A
-        self.mutated[3] = <uint8_t> (1 + number)
-        self.mutated[4] = 0x08
-        put_varint(self.mutated + 5, <uint64_t> store_id)
-        self.mutated_bytes = 5 + number
+        self.place(rows, store_id)
+
+    def place(self, MemRowSet rows not None, int64_t store_id, *, MemRowSet frozen=None, int64_t frozen_id=-1,
+              RowStores frozen_heirs=None, RowStores stores=None, RowStores heirs=None):
+        if (frozen is None) != (frozen_id < 0) or (frozen is None and frozen_heirs is not None):
+            raise InternalError("a MemRowSet that is being flushed has an id, and only such a one has heirs")
+        self.rows, self.frozen = rows, frozen
+        self.stores = RowStores() if stores is None else stores
+        self.frozen_heirs, self.heirs = frozen_heirs, RowStores() if heirs is None else heirs
+        set_target(&self.rows_target, store_id)
+        if frozen is not None:
+            set_target(&self.frozen_target, frozen_id)
 
     def __dealloc__(self):
         buffer_free(&self.results)
         buffer_free(&self.failures)
+        buffer_free(&self.change)
 
     def apply(self, RowBatch batch not None, int64_t term, int64_t index, uint64_t timestamp):
         cdef Slice rows, indirect, none
@@ -156,15 +198,17 @@ cdef class Applier:
         self.failures.failed = False
         self.failures_kept = 0
         self.failed_now = 0
+        self.index = index
         with nogil:
             status = apply_all(self, rows, indirect, &projection.info, decided, has_results, timestamp)
-            self.rows.note_log_index(index)
         if status == APPLY_MEMORY or self.results.failed or self.failures.failed:
             raise MemoryError(f"no memory to apply operation {term}.{index}")
         if status == APPLY_MALFORMED:
             raise BadFormat(f"the write of operation {term}.{index} cannot be parsed")
         if status == APPLY_CONTRADICTION:
             raise Contradiction(f"operation {term}.{index}: its COMMIT does not fit the rows")
+        if status == APPLY_NO_HEIR:
+            raise InternalError(f"operation {term}.{index}: a row is missing in the rowset that is being written")
         return self._commit(term, index)
 
     cdef bytes _commit(self, int64_t term, int64_t index):
@@ -212,7 +256,7 @@ cdef class Applier:
 
 # -- without the GIL ---------------------------------------------------------------------------------------------------
 cdef int apply_all(Applier self, Slice rows, Slice indirect, const ProjectionInfo* projection, Slice decided,
-                   bint has_results, uint64_t timestamp) noexcept nogil:
+                   bint has_results, uint64_t timestamp) except APPLY_RAISED nogil:
     cdef Cursor at = cursor_of(rows.data, rows.size)
     cdef Cursor results = cursor_of(decided.data, decided.size)
     cdef DecodeStatus decoded
@@ -258,12 +302,11 @@ cdef int next_outcome(Cursor* results, Outcome* outcome) noexcept nogil:
     return 1
 
 
-cdef int apply_row(Applier self, int64_t number, uint64_t timestamp, Outcome outcome) noexcept nogil:
+cdef int apply_row(Applier self, int64_t number, uint64_t timestamp, Outcome outcome) except APPLY_RAISED nogil:
     cdef const DecodedRow* row = &self.scratch.row
-    cdef Position position
-    cdef RowState state = STATE_ABSENT
+    cdef Found found
     cdef int32_t i, changes = 0
-    cdef int status = 0
+    cdef int status
     cdef Verdict verdict
     for i in range(self.info.column_count):
         if row.states[i] == CELL_UNSET:
@@ -271,30 +314,122 @@ cdef int apply_row(Applier self, int64_t number, uint64_t timestamp, Outcome out
         changes += i >= self.info.key_count and not self.info.columns[i].immutable
         if row.states[i] == CELL_SET and row.sizes[i] > self.cell_bytes_max:
             return refuse(self, number, VERDICT_CELL_TOO_LARGE) if outcome == OUTCOME_OPEN else APPLY_CONTRADICTION
+    found.place = PLACE_NONE
     if row.fault == ROW_VALID:
-        self.rows.find(row, &position)
-        state = self.rows.state_at(&position)
-    verdict = judge_operation(row, state, changes)
+        find_row(self, row, &found)
+    verdict = judge_operation(row, found.place != PLACE_NONE, changes)
     if outcome == OUTCOME_CHANGED and (verdict == VERDICT_NOTHING or verdict >= VERDICT_PRESENT):
         return APPLY_CONTRADICTION
     if verdict >= VERDICT_PRESENT:
         return refuse(self, number, verdict)
-    if verdict == VERDICT_INSERT:
-        self.totals.inserted += 1
-        status = self.rows.insert(&position, row, timestamp) if state == STATE_ABSENT \
-            else self.rows.reinsert(&position, row, timestamp)
-    elif verdict == VERDICT_UPDATE:
-        self.totals.updated += 1
-        status = self.rows.update(&position, row, timestamp)
-    elif verdict == VERDICT_DELETE:
-        self.totals.deleted += 1
-        status = self.rows.remove(&position, timestamp)
-    else:
+    if verdict == VERDICT_NOTHING:
         self.totals.ignored += 1
         buffer_append(&self.results, <const uint8_t*> b"\x0a\x00", 2)
         return APPLIED
-    buffer_append(&self.results, self.mutated, self.mutated_bytes)
+    if verdict == VERDICT_INSERT:
+        self.totals.inserted += 1
+        status = self.rows.insert(&found.position, row, timestamp) if found.state == STATE_ABSENT \
+            else self.rows.reinsert(&found.position, row, timestamp)
+        self.rows.note_log_index(self.index)
+        put_result(self, &self.rows_target, NULL, NULL)
+        return APPLY_MEMORY if status < 0 else APPLIED
+    self.totals.updated += verdict == VERDICT_UPDATE
+    self.totals.deleted += verdict == VERDICT_DELETE
+    return change_row(self, row, &found, verdict, timestamp)
+
+
+cdef int find_row(Applier self, const DecodedRow* row, Found* found) except APPLY_RAISED nogil:
+    """Where the row is live. Memory first: most rows that change were written lately, and it costs no file."""
+    self.rows.find(row, &found.position)
+    found.state = self.rows.state_at(&found.position)
+    if found.state == STATE_LIVE:
+        found.place = PLACE_ROWS
+        return APPLIED
+    if self.frozen is not None:
+        self.frozen.find(row, &found.frozen_position)
+        if self.frozen.state_at(&found.frozen_position) == STATE_LIVE:
+            found.place = PLACE_FROZEN
+            return APPLIED
+    if self.stores.count:
+        found.store = self.stores.find(row.key, row.key_size, city_hash64(row.key, row.key_size), True, &found.row)
+        if found.store != NULL:
+            found.place = PLACE_STORE
+    return APPLIED
+
+
+cdef int change_row(Applier self, const DecodedRow* row, Found* found, Verdict verdict,
+                    uint64_t timestamp) except APPLY_RAISED nogil:
+    """Update or delete a live row where it is, and in the rowset that it is being copied to."""
+    cdef int status
+    if found.place == PLACE_ROWS:
+        status = change_memory(self, self.rows, &found.position, row, verdict, timestamp)
+        put_result(self, &self.rows_target, NULL, NULL)
+        return status
+    self.change.size = 0
+    if verdict == VERDICT_DELETE:
+        change_start(&self.change, CHANGE_DELETE)
+    else:
+        change_of_row(&self.change, self.info, row)
+    if self.change.failed:
+        return APPLY_MEMORY
+    if found.place == PLACE_FROZEN:
+        status = change_memory(self, self.frozen, &found.frozen_position, row, verdict, timestamp)
+        if status == APPLIED and self.frozen_heirs is not None:
+            return change_heir(self, self.frozen_heirs, row, &self.frozen_target, NULL, verdict, timestamp)
+        put_result(self, &self.frozen_target, NULL, NULL)
+        return status
+    status = change_store(self, found.store.store, found.row, verdict, timestamp)
+    if status == APPLIED and found.store.inherited:
+        return change_heir(self, self.heirs, row, NULL, found.store.store, verdict, timestamp)
+    put_result(self, NULL, found.store.store, NULL)
+    return status
+
+
+cdef int change_memory(Applier self, MemRowSet rows, const Position* position, const DecodedRow* row, Verdict verdict,
+                       uint64_t timestamp) noexcept nogil:
+    cdef int status = rows.update(position, row, timestamp) if verdict == VERDICT_UPDATE \
+        else rows.remove(position, timestamp)
+    rows.note_log_index(self.index)
     return APPLY_MEMORY if status < 0 else APPLIED
+
+
+cdef int change_store(Applier self, void* store, int64_t row, Verdict verdict, uint64_t timestamp) noexcept nogil:
+    if (<RowStore> store).memory.put(<uint64_t> row, timestamp, self.change.data, <uint32_t> self.change.size,
+                                     self.index) < 0:
+        return APPLY_MEMORY
+    if verdict == VERDICT_DELETE and (<RowStore> store).live.mark_dead(row) < 0:
+        return APPLY_MEMORY
+    return APPLIED
+
+
+cdef int change_heir(Applier self, RowStores heirs, const DecodedRow* row, const Target* memory, void* store,
+                     Verdict verdict, uint64_t timestamp) except APPLY_RAISED nogil:
+    cdef int64_t at = -1
+    cdef StorePlace* heir = heirs.find(row.key, row.key_size, city_hash64(row.key, row.key_size), True, &at)
+    if heir == NULL:
+        return APPLY_NO_HEIR
+    put_result(self, memory, store, heir.store)
+    return change_store(self, heir.store, at, verdict, timestamp)
+
+
+cdef void put_result(Applier self, const Target* memory, void* store, void* heir) noexcept nogil:
+    """TxResultPB.ops = 1 { mutated_stores = 3 ... }, the store that was there first before its heir."""
+    cdef size_t size = 0
+    cdef uint8_t head[2]
+    if memory != NULL:
+        size += memory.size
+    if store != NULL:
+        size += (<RowStore> store).target_bytes
+    if heir != NULL:
+        size += (<RowStore> heir).target_bytes
+    head[0], head[1] = 0x0A, <uint8_t> size         # two targets have less than 64 bytes
+    buffer_append(&self.results, head, 2)
+    if memory != NULL:
+        buffer_append(&self.results, memory.data, memory.size)
+    if store != NULL:
+        buffer_append(&self.results, (<RowStore> store).target, (<RowStore> store).target_bytes)
+    if heir != NULL:
+        buffer_append(&self.results, (<RowStore> heir).target, (<RowStore> heir).target_bytes)
 
 
 cdef int refuse(Applier self, int64_t number, Verdict verdict) noexcept nogil:

@@ -124,6 +124,7 @@ cdef struct WriteRequest:
 cdef struct RowSetStore:
     int64_t id
     int64_t last_durable_dms_id
+    int64_t highest_dms_id      # that a COMMIT names; -1: none
     void* finder                # KeyFinder; NULL: rowsets are not at hand
     void* memory                # DeltaMemStore
     const uint8_t* live         # by row, what its files say of it; NULL unless pending operations are applied
@@ -209,6 +210,7 @@ cdef class Replayer:
     cdef int64_t last_index
     cdef uint64_t highest_timestamp
     cdef int64_t highest_memrowset
+    cdef int64_t highest_rowset
     cdef int64_t applied_index
     cdef int64_t applied_term
     cdef uint64_t applied_time
@@ -247,6 +249,7 @@ cdef class Replayer:
             raise MemoryError()
         self.first_index = -1
         self.highest_memrowset = -1
+        self.highest_rowset = -1
         self.min_index = -1
         self.max_index = -1
         self.applied_index = 0
@@ -261,6 +264,7 @@ cdef class Replayer:
         for rowset, durable in rowsets:
             self.rowsets[self.rowset_count].id = rowset
             self.rowsets[self.rowset_count].last_durable_dms_id = durable
+            self.rowsets[self.rowset_count].highest_dms_id = -1
             self.rowset_count += 1
         if self.has_stores:
             self._take_stores(stores)
@@ -501,8 +505,31 @@ cdef class Replayer:
 
     @property
     def highest_memrowset_id(self):
-        """The highest id of a MemRowSet that a COMMIT applied so far names, or -1."""
+        """The highest id of a MemRowSet that a COMMIT names, or -1; see note_pending_stores."""
         return self.highest_memrowset
+
+    @property
+    def highest_rowset_id(self):
+        """The highest id of a rowset that a COMMIT names, or -1; see note_pending_stores."""
+        return self.highest_rowset
+
+    @property
+    def delta_store_ids(self):
+        """(rowset, highest delta store that a COMMIT names) of the superblock's rowsets; see note_pending_stores."""
+        cdef Py_ssize_t i
+        return [(self.rowsets[i].id, self.rowsets[i].highest_dms_id) for i in range(self.rowset_count)
+                if self.rowsets[i].highest_dms_id >= 0]
+
+    def note_pending_stores(self):
+        """Take note of the stores that COMMITs name whose turn has not come, for the ids above."""
+        cdef int64_t index
+        cdef Cursor results
+        cdef _Outcome outcome
+        for index in range(self.first_pending, self.next_index):
+            if self._slot(index).committed:
+                results = cursor_of(self._slot(index).result.data, self._slot(index).result.size)
+                while _next_outcome(self, &results, &outcome) == 1:
+                    pass
 
     def check(self):
         """Derive P1 and P2 afresh. Raises InternalError."""
@@ -816,7 +843,10 @@ cdef int _read_store(Replayer self, Slice message, _Outcome* out) noexcept nogil
             out.active_count += 1
             out.target = -1
         return 0
+    self.highest_rowset = max(self.highest_rowset, rowset)
     for i in range(self.rowset_count):
+        if self.rowsets[i].id == rowset:
+            self.rowsets[i].highest_dms_id = max(self.rowsets[i].highest_dms_id, delta_store)
         if self.rowsets[i].id == rowset and delta_store > self.rowsets[i].last_durable_dms_id:
             out.active_count += 1
             out.target = i
@@ -1167,6 +1197,8 @@ cdef inline int _apply_row(Replayer self, const PendingOp* op, int64_t index, in
     # A restart marks rows that did nothing as well; only those that did something are in a flushed store.
     if outcome == OUTCOME_FLUSHED and action != ACTION_NONE:
         self.counters.rows_flushed += 1
+    if action == ACTION_INSERT or action == ACTION_UPDATE or action == ACTION_DELETE:
+        self.rows.note_log_index(index)
     if action == ACTION_INSERT:
         self.counters.rows_inserted += 1
         status = self.rows.insert(&position, row, op.timestamp) if state == STATE_ABSENT \

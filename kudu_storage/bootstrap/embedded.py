@@ -4,49 +4,70 @@
      of docs/tablet.md).
  B2  Operations without a COMMIT are committed and applied before anybody sees a row, as a server does that is its own
      only voter: a new term, its NO_OP durable, then they, in order. Each gets its COMMIT.
- B3  New MemRowSets take an id above all that the superblock and the log name (C4).
+ B3  New stores take ids above all that the superblock and the log name (C4).
  B4  The data directories are locked as Kudu locks them, and the log as this package does: one opener at a time, ours
      or real.
+ B5  Blocks that no tablet's superblock names are what a crash left: they are deleted (C1).
 """
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from kudu_storage._native.block_cache import BlockCache
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.key_encoder import KeyEncoder
 from kudu_storage._native.memrowset import RowScan
-from kudu_storage._native.row_layout import Projection
-from kudu_storage._native.row_lookup import RowLookup
+from kudu_storage._native.mvcc import Snapshot
+from kudu_storage._native.row_checksum import checksum
 from kudu_storage.bootstrap.layout import create_tablet
 from kudu_storage.bootstrap.log_port import LogPort, check_one_voter
-from kudu_storage.bootstrap.log_replay import PendingOperation, RecoveredRows, recover_rows
-from kudu_storage.common.opid import OpId
+from kudu_storage.bootstrap.log_replay import recover_rows
+from kudu_storage.bootstrap.recovery import commit_pending, delete_garbage, store_of
+from kudu_storage.common.limits import MIB
 from kudu_storage.common.schema import Schema
-from kudu_storage.common.schema_builder import without_column_ids
+from kudu_storage.common.sizes import parse_bytes
 from kudu_storage.errors import BadFormat, InvalidArgument, NotFound, RowErrors, Unsupported
-from kudu_storage.fs.blocks.directories import open_directories
+from kudu_storage.fs.blocks import BlockManager, open_block_manager
 from kudu_storage.fs.consensus_metadata import read_consensus_metadata
 from kudu_storage.fs.file_system import server_instance
 from kudu_storage.fs.layout import TabletFiles
 from kudu_storage.fs.roots import ServerRoots, server_roots
 from kudu_storage.fs.superblock import Superblock, read_superblock
-from kudu_storage.protos import message_class
 from kudu_storage.tablet.arrow_writes import WriteReport, write_arrow
+from kudu_storage.tablet.compaction_policy import CompactionPolicy
+from kudu_storage.tablet.maintenance import Done, Maintenance
+from kudu_storage.tablet.metadata import TabletMetadata
 from kudu_storage.tablet.operations import Record, WriteOperation
+from kudu_storage.tablet.point_reads import PointReader
 from kudu_storage.tablet.predicates import Column
 from kudu_storage.tablet.result import Row, row_type
-from kudu_storage.tablet.scanner import Scanner
+from kudu_storage.tablet.rowset_writer import TARGET_ROWSET_BYTES
+from kudu_storage.tablet.scanner import Scanner, scan_view
 from kudu_storage.tablet.session import Session, new_operation
-from kudu_storage.tablet.store import TabletStore, no_op_commit
+from kudu_storage.tablet.store import TabletStore
 from kudu_storage.tablet.view import View
 from kudu_storage.wal.log import Log
 
-_NO_OP, _WRITE_OP = 1, 3
 _LOG_OPTIONS = frozenset({"durability", "segment_size", "compression", "queue_size", "cache_size", "retention"})
+_TABLET_OPTIONS = frozenset({"block_cache_size", "rowset_size"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    block_cache_bytes: int = 256 * MIB
+    rowset_bytes: int = TARGET_ROWSET_BYTES
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> _Settings:
+        """Raises InvalidArgument."""
+        defaults = cls()
+        return cls(parse_bytes(options.get("block_cache_size", defaults.block_cache_bytes)),
+                   max(1, parse_bytes(options.get("rowset_size", defaults.rowset_bytes))))
 
 
 class Tablet:
@@ -59,7 +80,8 @@ class Tablet:
             print(t.scanner().add_predicate(t["id"] >= 1).open().read_all_tuples())
     """
 
-    def __init__(self, path: Path, superblock: Superblock, store: TabletStore, port: LogPort) -> None:
+    def __init__(self, path: Path, superblock: Superblock, store: TabletStore, port: LogPort,
+                 maintenance: Maintenance) -> None:
         self.path = str(path)
         self.tablet_id = superblock.tablet_id
         self.table_name = superblock.table_name
@@ -68,12 +90,14 @@ class Tablet:
         self._row_type = row_type(store.schema)
         self._key_columns = store.schema.key_columns
         self._keys = KeyEncoder(store.view.layout)
-        self._lookup = RowLookup(store.view.layout)
+        self._points = PointReader(store.view.layout)
+        self._maintenance = maintenance
 
     # -- opening -------------------------------------------------------------------------------------------------------
     @classmethod
     def create(cls, path: str | os.PathLike[str], schema: Schema, *, table_name: str = "table",
-               tablet_id: str | None = None, disk: Disk | None = None, **options: Any) -> Tablet:
+               tablet_id: str | None = None, history_seconds: int | None = None, disk: Disk | None = None,
+               **options: Any) -> Tablet:
         """Lay out a Kudu file system with one tablet, durably, and open it.
 
         Args:
@@ -81,13 +105,15 @@ class Tablet:
             schema: from schema_builder().
             table_name: what the tablet's table is called.
             tablet_id: 32 hexadecimal digits. Default: a new one.
+            history_seconds: how long a version of a row is kept at least after it was replaced, for snapshots; -1: for
+            ever. Default: as servers have it, a week.
             options: as for open().
         Raises:
             InvalidArgument: the folder holds something else, or a tablet. DiskError.
         """
         _check_options(options)
         create_tablet(path, schema, table_name=table_name, tablet_id=tablet_id, disk=disk,
-                      compression=options.get("compression", "lz4"))
+                      compression=options.get("compression", "lz4"), history_seconds=history_seconds)
         return cls.open(path, disk=disk, **options)
 
     @classmethod
@@ -99,40 +125,55 @@ class Tablet:
             path: its WAL root and data root.
             tablet_id: which one, where there are several.
             options: durability, segment_size, compression, queue_size, cache_size, retention: of the log, as for
-            Log.open().
+            Log.open(). block_cache_size: of blocks of column files. rowset_size: of a new rowset's files, about.
         Raises:
-            NotFound, InvalidArgument. DirectoryLocked or LogLocked: open elsewhere. Unsupported: rows on disk,
-            several voters. CorruptionError and its kinds: what the log or the metadata cannot be.
+            NotFound, InvalidArgument. DirectoryLocked or LogLocked: open elsewhere. Unsupported: several voters, or
+            what cannot be written. CorruptionError and its kinds: what the log, the metadata or a rowset cannot be.
+            NoSuchBlock, DirectoryFailed, DiskError.
         """
         _check_options(options)
         roots = server_roots(path)
         uuid = server_instance(roots).uuid
         files = _choose(roots, tablet_id)
-        directories = open_directories(roots.data_roots, read_only=False, disk=disk or Disk())
+        settings = _Settings.of(options)
+        blocks = open_block_manager(roots.data_roots, disk=disk or Disk())
         try:
             superblock = _usable_superblock(files, uuid)
             log = Log.open(files.wal_dir, tablet_id=files.tablet_id, schema=superblock.schema,
-                           schema_version=superblock.schema_version, disk=disk, **options)
+                           schema_version=superblock.schema_version, disk=disk,
+                           **{name: value for name, value in options.items() if name in _LOG_OPTIONS})
         except BaseException:
-            directories.close()
+            blocks.close()
             raise
-        return cls._open(roots, files, superblock, LogPort(log, _cmeta_of(files), uuid, directories, disk))
+        return cls._open(roots, files, superblock, LogPort(log, _cmeta_of(files), uuid, blocks, disk), blocks, disk,
+                         settings)
 
     @classmethod
-    def _open(cls, roots: ServerRoots, files: TabletFiles, superblock: Superblock, port: LogPort) -> Tablet:
+    def _open(cls, roots: ServerRoots, files: TabletFiles, superblock: Superblock, port: LogPort, blocks: BlockManager,
+              disk: Disk | None, settings: _Settings) -> Tablet:
         try:
-            recovered = recover_rows(files)
-            store = _store_of(superblock, recovered, port)
+            assert files.superblock_path is not None
+            metadata = TabletMetadata(files.superblock_path, superblock.message, blocks, disk=disk)
+            cache = BlockCache(settings.block_cache_bytes)
+            recovered = recover_rows(files, blocks, cache)
+            store = store_of(superblock, recovered, metadata, port)
             if recovered.pending:
-                _commit_pending(store, recovered, port)
-            port.anchor(max(port.log.first_index, 1), f"memrowset {store.view.memrowset_id}")
-            return cls(roots.wal_root, superblock, store, port)
+                commit_pending(store, recovered, superblock, port)
+            maintenance = Maintenance(store, metadata, blocks, cache, target_rowset_bytes=settings.rowset_bytes)
+            delete_garbage(roots, blocks)
+            maintenance.clean_up()
+            return cls(roots.wal_root, superblock, store, port, maintenance)
         except BaseException:
             port.close()
             raise
 
     def close(self) -> None:
-        """Make durable and readable what was sent, close the log, let go of the folder. Once is enough."""
+        """Make durable and readable what was sent, close the log, let go of the folder. Once is enough.
+
+        What is in memory stays in the log: the next opening replays it. Waits for flushes and compactions that run.
+        """
+        if not self._store.closed:
+            self._maintenance.close()
         self._store.close()
 
     def __enter__(self) -> Tablet:
@@ -145,9 +186,9 @@ class Tablet:
     def __repr__(self) -> str:
         if self._store.closed:
             return f"<Tablet {self.tablet_id} of {self.table_name!r} in {self.path!r}, closed>"
-        rows = self._store.view.memrowsets[-1].row_count
+        view = self._store.view
         return (f"<Tablet {self.tablet_id} of {self.table_name!r} in {self.path!r}: {len(self.schema)} columns, "
-                f"{rows} keys>")
+                f"{sum(rows.row_count for rows in view.memrowsets)} keys in memory, {len(view.flushed)} rowsets>")
 
     # -- what it is ----------------------------------------------------------------------------------------------------
     @property
@@ -250,13 +291,12 @@ class Tablet:
         """The row with this key, or None: a value, a sequence of values, or a dict by column name."""
         self._store.require_usable()
         encoded = self._keys.encode(self._key_values(key))
-        snapshot = self._store.latest() if at is None else self._store.snapshot_at(at)
-        view = self._store.view
-        for rows in reversed(view.memrowsets):
-            found = self._lookup.get(rows, snapshot, encoded)
-            if found is not None:
-                return self._row_type(found)
-        return None
+        snapshot, view = self._read_point(at)
+        found = self._points.get(view, snapshot, encoded)
+        return None if found is None else self._row_type(found)
+
+    def _read_point(self, at: int | None) -> tuple[Snapshot, View]:
+        return self._store.read_point(self._store.latest if at is None else lambda: self._store.snapshot_at(at))
 
     def _key_values(self, key: Any) -> Sequence[Any]:
         if isinstance(key, tuple | list):
@@ -282,27 +322,67 @@ class Tablet:
 
     def _sum(self, at: int | None) -> tuple[int, int]:
         self._store.require_usable()
-        snapshot = self._store.latest() if at is None else self._store.snapshot_at(at)
-        view = self._store.view
-        return RowScan(list(view.memrowsets), view.layout, [snapshot] * len(view.memrowsets), 4096).checksum()
+        snapshot, view = self._read_point(at)
+        if not view.flushed:
+            return RowScan(view.memrowsets, view.layout, [snapshot] * len(view.memory), 4096).checksum()
+        rows = total = 0
+        for block in scan_view(view, view.layout, snapshot):
+            rows += len(block)
+            total += checksum(block)
+        return rows, total % 2**64
+
+    # -- maintenance ---------------------------------------------------------------------------------------------------
+    @property
+    def maintenance(self) -> Maintenance:
+        """Single steps, for whoever decides what to do when."""
+        return self._maintenance
+
+    def flush(self) -> None:
+        """Rows in memory to disk, and changes of rows on disk, while writers and readers go on.
+
+        What the log holds of them is needed no more: log.gc() removes it. Does nothing where nothing is in memory.
+        Raises NoSpace, DirectoryFailed, DiskError: what was not flushed is in memory and in the log as before.
+        TabletFailed, TabletClosed.
+        """
+        self._maintenance.flush_memory()
+        for rowset_id in [flushed.id for flushed in self._store.view.flushed]:
+            self._maintenance.flush_deltas(rowset_id)
+
+    def compact(self, *, budget: int | str = "256MiB") -> list[Done]:
+        """What makes reads quicker and files smaller, while writers and readers go on; what was done.
+
+        Args:
+            budget: bytes that one merge of rowsets may read.
+        Raises as flush().
+        """
+        return self._maintenance.compact(CompactionPolicy(budget_bytes=parse_bytes(budget)))
 
     def stats(self) -> dict[str, Any]:
-        """Counts and sizes, by name."""
-        rows = self._store.view.memrowsets[-1]
+        """Counts and sizes, by name; where rows lie, and what anchors the log from which operation on."""
+        view = self._store.view
+        rows = view.memory[-1].rows
         return {
             "tablet_id": self.tablet_id, "table": self.table_name, "path": self.path, "term": self._store.term,
             "in_flight": self._store.in_flight, "applied_timestamp": self._store.applied_timestamp,
-            "memrowset": {"id": self._store.view.memrowset_id, "keys": rows.row_count, "versions": rows.version_count,
+            "history_mark": self._store.history_mark,
+            "memrowset": {"id": view.memrowset_id, "keys": rows.row_count, "versions": rows.version_count,
                           "memory_bytes": rows.memory_bytes, "content_bytes": rows.content_bytes},
-            "rowsets": 0, "rows": self._store.counts(), "log": self._port.stats(),
+            "memrowsets_being_flushed": [store.id for store in view.memory[:-1]],
+            "rowsets": len(view.flushed), "layout": self._maintenance.layout(),
+            "rows": self._store.counts(), "anchors": self._anchors(), "log": self._port.stats(),
         }
+
+    def _anchors(self) -> list[dict[str, Any]]:
+        self._store.move_anchors()
+        return [anchor.to_json() for anchor in self._port.log.anchors.holders()]
 
 
 # -- opening, piece by piece -------------------------------------------------------------------------------------------
 def _check_options(options: Mapping[str, Any]) -> None:
-    unknown = sorted(options.keys() - _LOG_OPTIONS)
+    known = _LOG_OPTIONS | _TABLET_OPTIONS
+    unknown = sorted(options.keys() - known)
     if unknown:
-        raise InvalidArgument(f"there is no option {unknown[0]!r}", advice=", ".join(sorted(_LOG_OPTIONS)))
+        raise InvalidArgument(f"there is no option {unknown[0]!r}", advice=", ".join(sorted(known)))
 
 
 def _choose(roots: ServerRoots, tablet_id: str | None) -> TabletFiles:
@@ -326,9 +406,6 @@ def _usable_superblock(files: TabletFiles, uuid: str) -> Superblock:
         raise BadFormat(f"the metadata of another tablet, {superblock.tablet_id}", path=str(files.superblock_path))
     if not superblock.is_ready:
         raise Unsupported(f"the replica's state is {superblock.tablet_data_state}", path=str(files.superblock_path))
-    if superblock.rowsets or superblock.last_durable_mrs_id >= 0:
-        raise Unsupported(f"the tablet has {len(superblock.rowsets)} rowsets on disk; only tablets whose rows are all "
-                          "in their log can be opened", path=str(files.superblock_path), advice="kudu-storage replay")
     if files.recovery_dir is not None:
         raise Unsupported("a server was stopped while it rewrote the log", path=str(files.recovery_dir),
                           advice="start and stop the server, or read it with kudu-storage replay")
@@ -341,48 +418,3 @@ def _cmeta_of(files: TabletFiles) -> Path:
     if files.cmeta_path is None:
         raise NotFound("the replica's consensus metadata is missing", path=str(files.wal_dir))
     return files.cmeta_path
-
-
-def _store_of(superblock: Superblock, recovered: RecoveredRows, port: LogPort) -> TabletStore:
-    recovered.rows.share()
-    view = View(recovered.layout, recovered.schema_version, (recovered.rows,),
-                max(superblock.last_durable_mrs_id, recovered.memrowset_id) + 1)
-    return TabletStore(superblock.tablet_id, view, port, applied=recovered.applied_timestamp,
-                       last_timestamp=recovered.last_timestamp, read_only=_part_of_a_table(superblock))
-
-
-def _part_of_a_table(superblock: Superblock) -> str | None:
-    """A row outside of a tablet's own partition would be found by no client."""
-    partition = superblock.partition
-    if partition.hash_buckets or partition.start or partition.end:
-        return "this tablet holds a part of its table; only tablets that hold all of it can be written"
-    return None
-
-
-def _commit_pending(store: TabletStore, recovered: RecoveredRows, port: LogPort) -> None:
-    """B2."""
-    for operation in recovered.pending:
-        if operation.op_type not in (_NO_OP, _WRITE_OP):
-            op_id = OpId(operation.term, operation.index)
-            raise Unsupported(f"operation {op_id} (type {operation.op_type}) has no COMMIT",
-                              path=port.log.path, advice="start a server on the replica once")
-    leading = store.lead()
-    leading.token.wait()
-    for operation in recovered.pending:
-        commit = _apply_pending(store, operation)
-        if operation.result is None:
-            port.commit(commit)
-        store.note_applied(operation.timestamp)
-    store.settle(leading)
-
-
-def _apply_pending(store: TabletStore, operation: PendingOperation) -> bytes:
-    op_id = OpId(operation.term, operation.index)
-    if operation.op_type == _NO_OP:
-        return no_op_commit(op_id)
-    request: Any = message_class("kudu.tserver.WriteRequestPB").FromString(operation.request or b"")
-    projection = Projection(without_column_ids(Schema.from_pb(request.schema)), store.view.layout)
-    return store.applier.apply_logged(request.row_operations.rows, request.row_operations.indirect_data, projection,
-                                      *op_id, operation.timestamp, operation.result)
-
-

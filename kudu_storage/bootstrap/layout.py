@@ -35,7 +35,7 @@ _ADDRESS = ("127.0.0.1", 7050)
 
 
 def create_tablet(folder: str | os.PathLike[str], schema: Schema, *, table_name: str, tablet_id: str | None = None,
-                  compression: str = "lz4", disk: Disk | None = None) -> str:
+                  compression: str = "lz4", history_seconds: int | None = None, disk: Disk | None = None) -> str:
     """Make a tablet in `folder`, which is empty, new, or holds a file system without tablets; its id.
 
     Durable on return.
@@ -45,6 +45,8 @@ def create_tablet(folder: str | os.PathLike[str], schema: Schema, *, table_name:
         raise InvalidArgument(f"{tablet_id!r} is no tablet id", advice="32 hexadecimal digits in lower case")
     if not table_name:
         raise InvalidArgument("a table has a name")
+    if history_seconds is not None and not -1 <= history_seconds < 1 << 31:
+        raise InvalidArgument(f"a history of {history_seconds} seconds", advice="0 or more; -1: for ever")
     if schema.key_column_count == 0:
         raise InvalidArgument("the schema has no key", advice="schema_builder() makes schemas")
     stored = with_column_ids(schema)
@@ -57,7 +59,8 @@ def create_tablet(folder: str | os.PathLike[str], schema: Schema, *, table_name:
             raise InvalidArgument("there is a tablet already", path=str(roots.wal_root), advice="Tablet.open()")
         _write_consensus_metadata(roots, tablet_id, uuid, disk)
         _begin_log(roots, tablet_id, stored, compression, disk)
-        _write_superblock(roots, tablet_id, stored, table_name, [d.uuid for d in directories.all], disk)
+        _write_superblock(roots, tablet_id, stored, table_name, [d.uuid for d in directories.all], history_seconds,
+                          disk)
     finally:
         directories.close()
     return tablet_id
@@ -102,11 +105,13 @@ def _begin_log(roots: ServerRoots, tablet_id: str, schema: Schema, compression: 
 
 
 def _write_superblock(roots: ServerRoots, tablet_id: str, schema: Schema, table_name: str,
-                      data_dirs: list[str], disk: Disk) -> None:
+                      data_dirs: list[str], history_seconds: int | None, disk: Disk) -> None:
     message: Any = message_class(SUPERBLOCK_TYPE)(
         tablet_id=tablet_id.encode(), table_id=secrets.token_hex(16).encode(), table_name=table_name,
         last_durable_mrs_id=NOTHING_DURABLE, schema_version=0, supports_live_row_count=True)
     schema.to_pb(message.schema)
+    if history_seconds is not None:
+        message.extra_config.history_max_age_sec = history_seconds
     states = type(message).DESCRIPTOR.fields_by_name["tablet_data_state"].enum_type
     message.tablet_data_state = states.values_by_name[READY].number
     message.partition.partition_key_start = message.partition.partition_key_end = b""

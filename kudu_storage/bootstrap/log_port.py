@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +36,9 @@ class LogPort:
         self._lock = lock
         self._disk = disk
         self._anchors: dict[str, Anchor] = {}
+        # COMMITs that may not be in the log yet, oldest first; None: there was no place for it. Under the lock.
+        self._commits: deque[tuple[Token | None, bytes]] = deque()
+        self._commits_lock = threading.Lock()
 
     def lead(self) -> int:
         metadata = read_consensus_metadata(self._cmeta_path)
@@ -57,14 +63,44 @@ class LogPort:
             return None             # a failure for want of space took indexes back meanwhile
 
     def commit(self, message: bytes) -> None:
-        # What cannot be written here shows at the next operation. Without its COMMIT an operation is decided again when
-        # the tablet is opened, from the same rows and so in the same way.
+        # What cannot be written here shows at the next operation, and at sync(). Until then the message is kept.
+        with self._commits_lock:
+            self._forget_written()
+            self._commits.append((self._append(message), message))
+
+    def sync(self) -> None:
+        with self._commits_lock:
+            # Again those that found no space, or took no place in the queue.
+            self._commits = deque((self._append(message) if _is_lost(token) else token, message)
+                                  for token, message in self._commits)
+            waited_for = [token for token, _ in self._commits]
+        self.log.flush()
+        for token in waited_for:
+            if token is None:
+                raise NoSpace("a COMMIT is not in the log", path=self.log.path)
+            token.wait()
+        self.log.sync()
+
+    def _append(self, message: bytes) -> Token | None:
         with contextlib.suppress(NoSpace, LogPoisoned):
             try:
-                self.log.append_commit(message)
+                return self.log.append_commit(message)
             except LogBackpressure:
                 self.log.flush()
-                self.log.append_commit(message)
+                return self.log.append_commit(message)
+        return None
+
+    def _forget_written(self) -> None:
+        """Those that nobody need remember any more; one that is lost goes to the end, once a call."""
+        while self._commits:
+            token, message = self._commits[0]
+            if _is_lost(token):
+                self._commits.popleft()
+                self._commits.append((self._append(message), message))
+                return
+            if token is None or not _is_done(token):
+                return
+            self._commits.popleft()
 
     def anchor(self, index: int, owner: str) -> None:
         held = self._anchors.get(owner)
@@ -72,6 +108,17 @@ class LogPort:
             self._anchors[owner] = self.log.anchors.register(index, owner, kind="store")
         else:
             held.move_to(index)
+
+    def release(self, owner: str) -> None:
+        held = self._anchors.pop(owner, None)
+        if held is not None:
+            held.release()
+
+    def bytes_from(self, indexes: Sequence[int]) -> list[int]:
+        return self.log.bytes_from(indexes)
+
+    def collect(self) -> int:
+        return self.log.gc().bytes
 
     def durable(self) -> OpId:
         return self.log.durable
@@ -85,6 +132,25 @@ class LogPort:
         finally:
             if self._lock is not None:
                 self._lock.close()
+
+
+def _is_done(token: Token) -> bool:
+    try:
+        return token.done
+    except (NoSpace, LogPoisoned):
+        return False            # waiting for it says so
+
+
+def _is_lost(token: Token | None) -> bool:
+    """It found no space; nobody will write it any more."""
+    if token is None:
+        return True
+    with contextlib.suppress(LogPoisoned):
+        try:
+            _ = token.done
+        except NoSpace:
+            return True
+    return False
 
 
 def check_one_voter(metadata: ConsensusMetadata, server_uuid: str, path: str) -> None:

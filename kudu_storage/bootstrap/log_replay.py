@@ -28,7 +28,7 @@ from kudu_storage.bootstrap._replayer import Replayer
 from kudu_storage.bootstrap.metadata import ReplicaMetadata, load_metadata
 from kudu_storage.bootstrap.replay_problems import replay_problem
 from kudu_storage.bootstrap.report import ReplayReport, SegmentOps
-from kudu_storage.bootstrap.rowsets_on_disk import damage, history_mark, live_rows, open_rowsets
+from kudu_storage.bootstrap.rowsets_on_disk import damage, history_mark, open_rowsets
 from kudu_storage.bootstrap.schema_evidence import Choice, HeaderSchema, choose_initial, doubts
 from kudu_storage.bootstrap.segment_feed import ScannedSegment, SegmentFeed
 from kudu_storage.common.limits import PENDING_BYTES_MAX
@@ -42,7 +42,6 @@ from kudu_storage.errors import (
     InternalError,
     InvalidArgument,
     KuduStorageError,
-    MissingOperations,
     NoSuchBlock,
     NotFound,
     SchemaUntrusted,
@@ -50,6 +49,7 @@ from kudu_storage.errors import (
 from kudu_storage.fs.blocks import BlockManager, open_block_manager
 from kudu_storage.fs.layout import TabletFiles, find_tablets
 from kudu_storage.protos import enum_name, message_class
+from kudu_storage.tablet.flushed import live_rows
 from kudu_storage.tablet.replayed import ReplayedTablet
 from kudu_storage.wal.judgement import judge_end, unreadable_end
 from kudu_storage.wal.reader import Segment, SegmentFile, check_sequence, list_segments, open_segment
@@ -57,6 +57,7 @@ from kudu_storage.wal.report import Problem, SegmentReport, SegmentStatus
 from kudu_storage.wal.sequence import tablet_problems, trusted_run
 
 if TYPE_CHECKING:
+    from kudu_storage._native.block_cache import BlockCache
     from kudu_storage.tablet.disk_rowset import DiskRowSet
 
 _ERRORS = {error.kind: error for error in CorruptionError.__subclasses__()}
@@ -127,15 +128,24 @@ def replay_files(files: TabletFiles, *, at: int | None = None, include_pending: 
 
 @dataclass(frozen=True, slots=True)
 class RecoveredRows:
-    """A tablet's rows as its log leaves them, to be written on."""
+    """A tablet's rows as its files and its log leave them, to be written on.
+
+    rows: what the log has beyond the rowsets. rowsets: in the superblock's order, with what the log has beyond their
+    files in their `memory`.
+    """
 
     rows: MemRowSet
+    rowsets: tuple[DiskRowSet, ...]
     layout: RowLayout
     schema_version: int
     pending: tuple[PendingOperation, ...]
-    last_timestamp: int             # of the log's last operation
+    last_timestamp: int             # of the log's last operation; 0: it has none
     applied_timestamp: int          # the highest one applied; 0: none
-    memrowset_id: int               # the highest that a COMMIT names; -1: none
+    applied_index: int              # of the last operation applied in turn; 0: none
+    # The highest ids that a COMMIT names; -1: none. (rowset, delta store) of each recorded rowset.
+    memrowset_id: int
+    rowset_id: int
+    delta_store_ids: tuple[tuple[int, int], ...]
     report: ReplayReport
 
 
@@ -150,12 +160,12 @@ class PendingOperation(NamedTuple):
     result: bytes | None
 
 
-def recover_rows(files: TabletFiles) -> RecoveredRows:
-    """Rebuild the rows of a tablet all of whose rows are in its log, so that it can go on from there.
+def recover_rows(files: TabletFiles, blocks: BlockManager, cache: BlockCache) -> RecoveredRows:
+    """Rebuild the rows of a tablet from its rowsets and what its log has beyond them, so that it can go on from there.
 
-    Raises the typed error of the first problem that a log which is whole and untouched cannot have.
+    Raises the typed error of the first problem that files which are whole and untouched cannot have.
     """
-    return _Run(files, load_metadata(files), None, None).recover()
+    return _Run(files, load_metadata(files), None, blocks).recover(cache)
 
 
 # -- one replay --------------------------------------------------------------------------------------------------------
@@ -203,12 +213,17 @@ class _Run:
             for segment in self._segments:
                 segment.close()
 
-    def recover(self) -> RecoveredRows:
+    def recover(self, cache: BlockCache) -> RecoveredRows:
         self._pending_bytes_max = 1 << 40       # each is needed, and its log's queue was bounded
         try:
             self._open_segments()
+            superblock = self._metadata.superblock
+            if superblock is not None and self._blocks is not None:
+                self._rowsets = open_rowsets(superblock, self._blocks, cache)
             if self._choose_schema():
                 self._read_all()
+                assert self._replayer is not None
+                self._judge_completeness(self._replayer.counts)
         finally:
             for segment in self._segments:
                 segment.close()
@@ -216,12 +231,16 @@ class _Run:
         self._refuse_problems()
         if replayer is None or layout is None or schemas is None:
             raise InternalError("a log without problems has no rows")
-        if replayer.starts_at not in (None, 1):
-            raise MissingOperations(f"the log starts at index {replayer.starts_at}, and nothing is flushed",
-                                    path=str(self._files.wal_dir))
+        replayer.note_pending_stores()
+        if superblock is not None and superblock.schema_version > schemas.version:
+            layout = RowLayout(superblock.schema)       # its ALTER was flushed, and is older than this log
+            self._rows.add_layout(layout)
         pending = tuple(PendingOperation(*operation) for operation in replayer.pending_operations())
-        return RecoveredRows(self._rows, layout, schemas.version, pending, replayer.last_timestamp,
-                             replayer.applied_timestamp, replayer.highest_memrowset_id, self.report)
+        return RecoveredRows(
+            self._rows, tuple(self._rowsets or ()), layout,
+            schemas.version if superblock is None else max(schemas.version, superblock.schema_version), pending,
+            replayer.last_timestamp, replayer.applied_timestamp, (replayer.applied_opid or (0, 0))[1],
+            replayer.highest_memrowset_id, replayer.highest_rowset_id, tuple(replayer.delta_store_ids), self.report)
 
     def _refuse_problems(self) -> None:
         """A torn tail is what a crash leaves; all else is for a person to look at."""

@@ -7,7 +7,7 @@ them.
 """
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
 from kudu_storage.common.opid import OpId
@@ -43,8 +43,24 @@ class LogSink(Protocol):
     def commit(self, message: bytes) -> None:
         """Queue a CommitMsg; nobody waits for it."""
 
+    def sync(self) -> None:
+        """Until all COMMITs queued so far survive a power cut, whatever the log's durability says (C2 of
+        docs/tablet.md).
+
+        Raises NoSpace, LogPoisoned, LogClosed, DiskError: some may not.
+        """
+
     def anchor(self, index: int, owner: str) -> None:
         """Keep the log from `index` on for `owner`, in place of what it held before."""
+
+    def release(self, owner: str) -> None:
+        """Keep nothing for `owner` any more."""
+
+    def bytes_from(self, indexes: Sequence[int]) -> list[int]:
+        """For each index the bytes of the log's files from the one on that holds it: what keeping it costs."""
+
+    def collect(self) -> int:
+        """Remove the files that no anchor keeps; the bytes that were freed."""
 
     def durable(self) -> OpId: ...
 

@@ -2,9 +2,8 @@
 
     t.scanner().add_predicate(t["id"] >= 10).set_projected_column_names(["id", "v"]).open().read_all_tuples()
 
- S1  View and snapshot are taken once, in open(), and held to the end of the scan.
- S2  Rows come by primary key, whatever is asked for: one MemRowSet is in order. set_fault_tolerant() and ordered()
-     make that a promise for the time when rows lie in several rowsets.
+ S1  View and snapshot are taken once, in open(), and held to the end of the scan: what it reads is not deleted before.
+ S2  Rows come by primary key after set_fault_tolerant() or ordered(), else store by store, each by key.
 One thread uses a scanner; any number of scanners may run.
 """
 from __future__ import annotations
@@ -23,6 +22,7 @@ from kudu_storage.common.schema import Schema
 from kudu_storage.errors import InvalidArgument
 from kudu_storage.tablet.predicates import Predicate, key_bounds
 from kudu_storage.tablet.result import ScanResult, pandas_frame, polars_frame
+from kudu_storage.tablet.scanning import scan_stores
 from kudu_storage.tablet.store import TabletStore
 from kudu_storage.tablet.view import View
 
@@ -42,6 +42,8 @@ class Scanner:
         self._mode = "latest"
         self._at: int | None = None
         self._batch_rows = BATCH_ROWS
+        self._ordered = False
+        self._view: View | None = None
         self._blocks: Iterator[ColumnBlock] | None = None
         self._schema: Schema | None = None
         self._ahead: ColumnBlock | None = None
@@ -116,6 +118,7 @@ class Scanner:
     def set_fault_tolerant(self, ordered: bool = True) -> Scanner:
         """Rows by primary key (S2)."""
         self._require_not_open()
+        self._ordered = ordered
         return self
 
     def ordered(self) -> Scanner:
@@ -124,12 +127,15 @@ class Scanner:
 
     # -- reading -------------------------------------------------------------------------------------------------------
     def open(self) -> Scanner:
-        """Take view and snapshot. Raises InvalidArgument for a time to come, WaitTimeout, TabletClosed."""
+        """Take view and snapshot.
+
+        Raises InvalidArgument for a time to come or below the history mark, WaitTimeout, TabletClosed.
+        """
         if self._blocks is None:
             self._store.require_usable()
-            snapshot = self._snapshot()
-            view = self._store.view
-            self._schema, self._blocks = self._start(view, snapshot)
+            wanted = self._store.latest if self._mode == "latest" else self._at_time
+            snapshot, self._view = self._store.read_point(wanted)
+            self._schema, self._blocks = self._start(self._view, snapshot)
         return self
 
     def has_more_rows(self) -> bool:
@@ -197,7 +203,7 @@ class Scanner:
         return self._store.schema if self._names is None else self._store.schema.project(self._names)
 
     def close(self) -> None:
-        self._blocks, self._ahead = iter(()), None
+        self._blocks, self._ahead, self._view = iter(()), None, None
 
     def __repr__(self) -> str:
         state = "open" if self._blocks is not None else "not open"
@@ -214,9 +220,7 @@ class Scanner:
         self.close()
 
     # -- pieces --------------------------------------------------------------------------------------------------------
-    def _snapshot(self) -> Snapshot:
-        if self._mode == "latest":
-            return self._store.latest()
+    def _at_time(self) -> Snapshot:
         at = self._store.now() if self._at is None or self._mode == "read_your_writes" else self._at
         return self._store.snapshot_at(at, self._timeout)
 
@@ -227,12 +231,12 @@ class Scanner:
             more = [p.column for p in self._predicates if p.column not in self._names]
             read = view.schema.project([*self._names, *dict.fromkeys(more)])
         lower, upper = key_bounds(view.schema, self._predicates)
-        scan = RowScan(list(view.memrowsets), RowLayout(read), [snapshot] * len(view.memrowsets), self._batch_rows,
-                       lower=lower, upper=upper)
+        scan = scan_view(view, RowLayout(read), snapshot, ordered=self._ordered, lower=lower, upper=upper,
+                         batch_rows=self._batch_rows)
         tests = [(_position(read, p.column), p.kind, p.cells) for p in self._predicates]
         return schema, self._picked(scan, BlockFilter(read, schema, tests))
 
-    def _picked(self, scan: RowScan, chosen: BlockFilter) -> Iterator[ColumnBlock]:
+    def _picked(self, scan: Iterator[ColumnBlock], chosen: BlockFilter) -> Iterator[ColumnBlock]:
         left = self._limit
         if left == 0:
             return
@@ -257,6 +261,15 @@ class Scanner:
     def _require_not_open(self) -> None:
         if self._blocks is not None:
             raise InvalidArgument("the scan is open already", advice="a new scanner()")
+
+
+def scan_view(view: View, layout: RowLayout, snapshot: Snapshot, *, ordered: bool = False, lower: bytes | None = None,
+              upper: bytes | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[ColumnBlock]:
+    """All rows of a view at a snapshot; see scan_stores."""
+    if not view.flushed:            # by key in any case
+        return RowScan(view.memrowsets, layout, [snapshot] * len(view.memory), batch_rows, lower=lower, upper=upper)
+    return scan_stores(view.rowsets, view.memrowsets, layout, snapshot, tablet_schema=view.schema, ordered=ordered,
+                       lower=lower, upper=upper, batch_rows=batch_rows)
 
 
 def _position(schema: Schema, name: str) -> int:

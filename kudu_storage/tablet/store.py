@@ -7,7 +7,12 @@
  T4  A timestamp that was given out for reading is below those of all operations that come after it.
  T5  An operation that the log has and that could not be applied fails the tablet: only opening it again tells what is
      so.
- T6  The view is one reference to an immutable value, replaced as a whole; readers take it once.
+ T6  The view is one reference to an immutable value, replaced as a whole under `_applying`; readers take it once, after
+     their snapshot: what is applied there is in the view, or was carried over from a store that is not in it any more.
+ T7  `history_mark` never goes down. It moves before anything below it is dropped, and readers compare it with their
+     snapshot after they took the view: so none reads what was dropped.
+ T8  Every operation that the log must keep is at or above an anchor: those of stores by what they hold, all others by
+     "operations in flight", which moves up only while all stores have theirs.
 Locks, from the outside in: _applying, _order. May not touch: files, the log but through ports.LogSink.
 """
 from __future__ import annotations
@@ -18,6 +23,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +31,7 @@ from kudu_storage._native.applier import Applier, FailedRow
 from kudu_storage._native.mvcc import Snapshot
 from kudu_storage._native.row_batch import RowBatch
 from kudu_storage._native.row_layout import Projection
+from kudu_storage._native.row_stores import RowStores
 from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
@@ -44,6 +51,7 @@ from kudu_storage.tablet.ports import LogSink, Token
 from kudu_storage.tablet.view import View
 
 NO_OP = 1
+IN_FLIGHT_OWNER = "operations in flight"
 # Rows refused of one operation that are remembered; a batch of 1 MiB has fewer rows than that.
 FAILURES_MAX = 100_000
 
@@ -74,15 +82,21 @@ class TabletStore:
     """Rows of one tablet, with the log below them. `Tablet` (bootstrap) opens and wires it.
 
     Args:
-        view: with one shared MemRowSet, filled by replay.
+        view: with one shared MemRowSet, filled by replay, and the rowsets.
         sink: the log.
-        applied: timestamp of the last operation that replay applied; 0: none.
+        applied: timestamp of the last operation that replay applied, or that is in the rowsets; 0: none.
+        applied_index: its index.
+        needs_log_from: an index, if nothing was flushed yet: then all rows are in the log, and it must be whole, from
+            there on, even where its operations changed nothing.
         read_only: why new operations are refused, or None. What the log holds already is applied all the same.
+        history_seconds: how long a version is kept at least after it was replaced; negative: for ever.
+        history_mark: below this hybrid time versions may be gone already.
         clock: microseconds since 1970; tests have their own.
     """
 
     def __init__(self, tablet_id: str, view: View, sink: LogSink, *, applied: int = 0, last_timestamp: int = 0,
-                 read_only: str | None = None, clock: Any = None) -> None:
+                 applied_index: int = 0, needs_log_from: int | None = None, read_only: str | None = None,
+                 history_seconds: int = -1, history_mark: int = 0, clock: Any = None) -> None:
         self.tablet_id = tablet_id
         self._view = view
         self._sink = sink
@@ -93,6 +107,11 @@ class TabletStore:
         # By OpId; appended under _order, popped under _applying and _order.
         self._in_flight: deque[InFlight] = deque()
         self._applied = applied
+        self._applied_index = applied_index
+        self._needs_log_from = needs_log_from           # under _applying
+        self._anchored: dict[str, int] = {}             # by owner; under _applying
+        self._history_seconds = history_seconds
+        self._history_mark = history_mark
         self._latest = Snapshot(applied + 1)            # may lag behind _applied; whoever needs it renews it
         self._last_timestamp = max(applied, last_timestamp)
         self._term = 0                                  # 0: not leading yet
@@ -103,6 +122,7 @@ class TabletStore:
         self._client_schema_bytes = _schema_bytes(self._client_schema)
         self._projection = Projection(self._client_schema, view.layout)
         self._applier = self._new_applier(view)
+        self._place(view)
         # A tablet that nobody closed lets go of its folder all the same; what is in flight is in the log.
         self._finalizer = weakref.finalize(self, _abandon, sink, self._pid)
 
@@ -240,9 +260,10 @@ class TabletStore:
         """For opening, before anybody else has the store. Raises Unsupported."""
         return self._writer()
 
-    def note_applied(self, timestamp: int) -> None:
+    def note_applied(self, timestamp: int, index: int) -> None:
         """Opening applied an operation of the log."""
         self._applied = max(self._applied, timestamp)
+        self._applied_index = max(self._applied_index, index)
 
     # -- applying (T2): under _applying --------------------------------------------------------------------------------
     def _apply_front(self) -> None:
@@ -274,7 +295,96 @@ class TabletStore:
                                          intact="the log", advice="open the tablet again")
             raise self._failure from error
         self._applied = operation.timestamp
+        self._applied_index = operation.op_id.index
         self._sink.commit(commit)
+
+    # -- the view ------------------------------------------------------------------------------------------------------
+    def swap(self, make: Callable[[View], View]) -> Snapshot:
+        """Replace the view by what `make` makes of it, between two operations.
+
+        Returns what is applied by then: operations in that snapshot used the old view, all others use the new one, and
+        their COMMITs are queued behind those of the former.
+        """
+        with self._applying:
+            view = make(self._view)
+            self._place(view)
+            self._view = view
+            return Snapshot(self._applied + 1)
+
+    def _place(self, view: View) -> None:
+        if self._applier is None:
+            return
+        frozen = view.memory[0] if len(view.memory) > 1 else None
+        heirs = view.heirs
+        self._applier.place(
+            view.memory[-1].rows, view.memory[-1].id,
+            frozen=None if frozen is None else frozen.rows, frozen_id=-1 if frozen is None else frozen.id,
+            frozen_heirs=None if heirs.of_memory is None else RowStores(heirs.of_memory),
+            stores=RowStores((flushed.store for flushed in view.flushed), heirs.inherited),
+            heirs=RowStores(heirs.of_rowsets))
+
+    def note_flushed(self) -> None:
+        """A superblock names a MemRowSet as flushed: the log need not be whole any more."""
+        with self._applying:
+            self._needs_log_from = None
+
+    def sync_log(self) -> None:
+        """Until every COMMIT queued so far survives a power cut. Raises as LogSink.sync()."""
+        self._sink.sync()
+
+    def fail(self, why: str) -> None:
+        """What is on disk is not known any more: nothing goes on before the tablet was opened again."""
+        with self._applying:
+            if self._failure is None:
+                self._failure = TabletFailed(why, intact="the log", advice="open the tablet again")
+
+    def move_anchors(self) -> dict[str, int]:
+        """Have each store anchor the log at its first operation, and nothing else (T8). The anchors, by owner."""
+        with self._applying:
+            wanted = {}
+            for store in self._view.memory:
+                wanted[f"memrowset {store.id}"] = store.rows.min_log_index
+            if self._needs_log_from is not None:
+                wanted[f"memrowset {self._view.memory[0].id}"] = self._needs_log_from
+            for flushed in self._view.flushed:
+                wanted[f"store {flushed.id}/{flushed.store.dms_id}"] = flushed.disk.memory.min_log_index
+                if flushed.disk.flushing is not None:
+                    wanted[f"store {flushed.id}/{flushed.flushing_dms_id}"] = flushed.disk.flushing.min_log_index
+            held = {owner: index for owner, index in wanted.items() if index is not None}
+            held[IN_FLIGHT_OWNER] = self._applied_index + 1         # last, as dicts go
+            for owner, index in held.items():
+                if self._anchored.get(owner) != index:
+                    self._sink.anchor(index, owner)
+            for owner in self._anchored.keys() - held.keys():
+                self._sink.release(owner)
+            self._anchored = held
+            return dict(held)
+
+    # -- history -------------------------------------------------------------------------------------------------------
+    @property
+    def history_mark(self) -> int:
+        """Below this hybrid time versions may be gone."""
+        return self._history_mark
+
+    def move_history_mark(self) -> int:
+        """Let go of versions that were replaced long enough ago; the mark for whoever drops them (T7)."""
+        with self._applying:
+            if self._history_seconds >= 0:
+                oldest = from_micros(self._micros() - self._history_seconds * 1_000_000)
+                self._history_mark = max(self._history_mark, min(oldest, self._applied + 1))
+            return self._history_mark
+
+    def read_point(self, snapshot: Callable[[], Snapshot]) -> tuple[Snapshot, View]:
+        """A snapshot and the view to read it from. Raises InvalidArgument below the history mark."""
+        while True:
+            seen = snapshot()
+            view = self._view
+            if seen.all_before >= self._history_mark:
+                return seen, view
+            if snapshot != self.latest:             # else the mark passed it just now: there is a newer one
+                raise InvalidArgument(f"a snapshot at {seen.all_before} is below the tablet's history mark, "
+                                      f"{self._history_mark}: versions of rows from before it may be gone",
+                                      advice="a later snapshot")
 
     # -- time ----------------------------------------------------------------------------------------------------------
     def now(self) -> int:
@@ -343,7 +453,7 @@ class TabletStore:
     # -- pieces --------------------------------------------------------------------------------------------------------
     def _new_applier(self, view: View) -> Applier | None:
         try:
-            return Applier(view.memrowsets[-1], view.layout, self._projection, store_id=view.memrowset_id,
+            return Applier(view.memory[-1].rows, view.layout, self._projection, store_id=view.memrowset_id,
                            failures_max=FAILURES_MAX)
         except Unsupported:
             return None                 # its rows can be read

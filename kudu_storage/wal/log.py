@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,7 +44,7 @@ from kudu_storage.protos import message_class
 from kudu_storage.wal.anchors import Anchor, AnchorRegistry
 from kudu_storage.wal.log_index import clear_above, remove_below
 from kudu_storage.wal.log_reading import LogReading, Source
-from kudu_storage.wal.log_recovery import Recovered, recover
+from kudu_storage.wal.log_recovery import Recovered, recover, sync_file
 from kudu_storage.wal.log_truncation import truncate_segments
 from kudu_storage.wal.reader import list_segments, open_segment
 from kudu_storage.wal.retention import GcPlan, GcResult, RetentionPolicy, SegmentFacts, plan_gc
@@ -209,6 +209,19 @@ class Log(LogAppender):
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was appended so far is acknowledged."""
         self._writer.flush(timeout)
+
+    def sync(self) -> None:
+        """Make durable all that is acknowledged, whatever the log's durability promises.
+
+        Raises DiskError, LogClosed.
+        """
+        if self._settings["durability"] == _DURABILITIES["fsync"]:
+            return                          # it is
+        with self._mutex:
+            self._require_open()
+            for segment in list_segments(self._path):
+                sync_file(segment.path, self._disk)
+            self._disk.sync_dir(self._path)
 
     # -- where it stands -----------------------------------------------------------------------------------------------
     @property
@@ -417,6 +430,12 @@ class Log(LogAppender):
                 if plan.remove and plan.first_kept_index is not None:
                     self._reading.collected(plan.first_kept_index)
             return GcResult(len(plan.remove), plan.bytes, plan.blocked_by, plan.keep)
+
+    def bytes_from(self, indexes: Sequence[int]) -> list[int]:
+        """For each index the bytes of the segments from the one on that holds it: what an anchor there keeps."""
+        _, segments = self._view()
+        return [sum(f.bytes for f in segments if f.is_open or f.last_index is None or f.last_index >= index)
+                for index in indexes]
 
     def _remove(self, sequence: int) -> None:
         self._disk.unlink(self._reading.path_of(sequence))

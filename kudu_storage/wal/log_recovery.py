@@ -177,7 +177,7 @@ def _settle(directory: str, found: _Found, disk: Disk) -> Recovered:
     for segment in found.segments:
         if segment.closed:
             # Written with durability "os" it may not be on the disk yet; one that is costs nothing.
-            _sync_file(segment.path, disk)
+            sync_file(segment.path, disk)
     if found.segments:
         final = found.segments[-1]
         closed_at = final.footer.close_timestamp_micros if final.footer is not None else time.time_ns() // 1000
@@ -308,7 +308,7 @@ def _seal(scanned: _Scanned, disk: Disk) -> None:
         disk.close(fd)
 
 
-def _sync_file(path: str, disk: Disk) -> None:
+def sync_file(path: str, disk: Disk) -> None:
     fd = disk.open(path, os.O_RDWR)
     try:
         disk.sync(fd)

@@ -461,16 +461,6 @@ def test_create_refuses_what_it_would_overwrite(tmp_path: Path) -> None:
         Tablet.open(tmp_path / "nothing")
 
 
-def test_rowsets_on_disk_are_refused_by_name(tmp_path: Path) -> None:
-    with Tablet.create(tmp_path / "t", small_schema()) as tablet:
-        path = tmp_path / "t" / "tablet-meta" / tablet.tablet_id
-    message = read_superblock(path).message
-    message.last_durable_mrs_id = 0
-    write_superblock(path, message)
-    with pytest.raises(Unsupported, match="rowsets on disk"):
-        Tablet.open(tmp_path / "t")
-
-
 def test_a_part_of_a_table_can_be_read_and_not_written(tmp_path: Path) -> None:
     with Tablet.create(tmp_path / "t", small_schema()) as tablet:
         insert(tablet, (1, "a"))

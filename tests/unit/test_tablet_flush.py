@@ -1,0 +1,195 @@
+"""Tablets on disk: flushes and compactions through `kudu_storage.Tablet`, against a plain model.
+
+KUDU_STORAGE_HISTORIES=N runs N random histories instead of a few; the seed of one that fails is in its name.
+"""
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tablet_model import Model, check_rows, model_schema, random_operation, write_batch
+
+from kudu_storage import Tablet
+from kudu_storage.bootstrap import replay
+
+HISTORIES = int(os.environ.get("KUDU_STORAGE_HISTORIES", "16"))
+FIRST_SEED = int(os.environ.get("KUDU_STORAGE_FIRST_SEED", "0"))
+OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "16KiB"}
+
+
+def rowset_ids(tablet: Tablet) -> list[int]:
+    return [rowset["id"] for rowset in tablet.stats()["layout"]]
+
+
+def some_rowset(tablet: Tablet, rng: random.Random) -> int:
+    ids = rowset_ids(tablet)
+    return rng.choice(ids) if ids else 0
+
+
+def major(tablet: Tablet, rng: random.Random) -> None:
+    columns = [column.id for column in tablet.schema if not column.is_key]
+    tablet.maintenance.compact_columns(some_rowset(tablet, rng),
+                                       rng.sample(columns, rng.randrange(1, len(columns) + 1)))  # type: ignore[arg-type]
+
+
+def minor(tablet: Tablet, rng: random.Random) -> None:
+    rowset = tablet._store.view.rowset(some_rowset(tablet, rng))
+    files = [] if rowset is None else [delta.block.id for delta in rowset.disk.message.redo_deltas]
+    if len(files) >= 2:
+        first = rng.randrange(len(files) - 1)
+        assert rowset is not None
+        tablet.maintenance.compact_redos(rowset.id, files[first:rng.randrange(first + 2, len(files) + 1)])
+
+
+def merge(tablet: Tablet, rng: random.Random) -> None:
+    ids = rowset_ids(tablet)
+    if ids:
+        tablet.maintenance.merge(rng.sample(ids, rng.randrange(1, len(ids) + 1)))
+
+
+def forget(tablet: Tablet, rng: random.Random) -> None:
+    for rowset_id in rowset_ids(tablet):
+        tablet.maintenance.forget_rowset(rowset_id)
+        tablet.maintenance.forget_undos(rowset_id)
+
+
+STEPS: dict[str, Callable[[Tablet, random.Random], object]] = {
+    "flush": lambda tablet, _: tablet.maintenance.flush_memory(),
+    "flush deltas": lambda tablet, rng: tablet.maintenance.flush_deltas(some_rowset(tablet, rng)),
+    "flush all": lambda tablet, _: tablet.flush(),
+    "minor": minor, "major": major, "merge": merge, "forget": forget,
+    "compact": lambda tablet, _: tablet.compact(),
+    "gc": lambda tablet, _: tablet.log.gc(),
+}
+
+
+class History:
+    """A tablet and its model, through steps that a random generator picks."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.model = Model()
+        self.folder = folder
+        self.copies = 0
+        self.trace: list[str] = []
+        self.history_seconds = self.rng.choice([None, None, 0])
+        self.options = {**OPTIONS, "rowset_size": self.rng.choice([1, 2000, "32MiB"])}
+        self.busy = self.rng.random() < 0.7         # writers go on while a step runs
+        self.tablet = Tablet.create(folder, model_schema(), history_seconds=self.history_seconds,
+                                    compression=self.rng.choice(["lz4", "none"]), **self.options)
+        self.keep_writing()
+
+    # -- what happens while a step runs --------------------------------------------------------------------------------
+    def keep_writing(self) -> None:
+        """Before and after each change of the view, and while the log is synced for a superblock."""
+        if self.busy:
+            store = self.tablet._store
+            for name in ("swap", "sync_log"):
+                setattr(store, name, self.surrounded(getattr(store, name)))
+
+    def surrounded(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def with_others(*args: Any) -> Any:
+            self.meanwhile()
+            found = call(*args)
+            self.meanwhile()
+            return found
+        return with_others
+
+    def meanwhile(self) -> None:
+        rng = self.rng
+        if rng.random() < 0.6:
+            write_batch(self.tablet, self.model, [random_operation(rng) for _ in range(rng.randrange(1, 12))])
+        if rng.random() < 0.2 and self.history_seconds is None:
+            self.model.snapshots.append((self.tablet.now(), dict(self.model.rows)))
+        if rng.random() < 0.2:
+            assert self.tablet.scanner().ordered().open().read_all_tuples() == self.model.sorted()
+        if rng.random() < 0.06:
+            self.check_crash()
+
+    def check_crash(self) -> None:
+        """The process dies here: another one goes on from the files, and dies again."""
+        self.copies += 1
+        copy = self.folder.with_name(f"crash{self.copies}")
+        shutil.copytree(self.folder, copy)
+        model = self.model.copy()
+        for number in range(3):
+            tablet = Tablet.open(copy, **self.options)
+            check_rows(tablet, model)
+            write_batch(tablet, model, [random_operation(self.rng) for _ in range(10)])
+            if number == 1:
+                tablet.flush()
+                write_batch(tablet, model, [random_operation(self.rng) for _ in range(10)])
+            tablet.close()
+        result = replay(copy, include_pending=True, data_dirs=[copy])
+        assert not result.report.problems and result.report.rows == len(model.rows), result.report.problems
+        shutil.rmtree(copy)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+    def step(self) -> None:
+        rng = self.rng
+        chance = rng.random()
+        if chance < 0.45:
+            self.trace.append("write")
+            write_batch(self.tablet, self.model, [random_operation(rng) for _ in range(rng.randrange(1, 25))])
+        elif chance < 0.5:
+            self.trace.append("snapshot")
+            self.model.snapshots.append((self.tablet.now(), dict(self.model.rows)))
+        elif chance < 0.9:
+            name = rng.choice(list(STEPS))
+            self.trace.append(name)
+            STEPS[name](self.tablet, rng)
+        elif chance < 0.95:
+            self.trace.append("reopen")
+            self.tablet.close()
+            self.tablet = Tablet.open(self.folder, **self.options)
+            self.keep_writing()
+        else:
+            self.trace.append("kill")
+            self.kill()
+        self.forget_snapshots(self.tablet)
+
+    def forget_snapshots(self, tablet: Tablet) -> None:
+        mark = tablet.stats()["history_mark"]
+        self.model.snapshots = [(at, rows) for at, rows in self.model.snapshots if at >= mark]
+
+    def kill(self) -> None:
+        """What a killed process leaves: the files as they are."""
+        self.copies += 1
+        copy = self.folder.with_name(f"{self.folder.name}{self.copies}")
+        shutil.copytree(self.folder, copy)
+        self.tablet.close()
+        shutil.rmtree(self.folder)
+        self.folder = copy
+        self.tablet = Tablet.open(copy, **self.options)
+        self.keep_writing()
+
+    def run(self, steps: int) -> None:
+        try:
+            for _ in range(steps):
+                self.step()
+                check_rows(self.tablet, self.model)
+        except BaseException as error:
+            error.add_note(f"after {', '.join(self.trace)}")
+            raise
+        finally:
+            self.tablet.close()
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + HISTORIES))
+def test_a_random_history_of_flushes_and_compactions_agrees_with_the_model(seed: int, tmp_path: Path) -> None:
+    history = History(tmp_path / "t", seed)
+    history.run(60)
+    with Tablet.open(history.folder) as tablet:
+        history.forget_snapshots(tablet)
+        check_rows(tablet, history.model)
+        checksum = tablet.checksum()
+        tablet._maintenance._metadata.check()
+    # The replay tool knows the rules of a real server, and not this package's tablet.
+    result = replay(history.folder, include_pending=True, data_dirs=[history.folder])
+    assert result.tablet is not None and not result.report.problems, result.report.problems
+    assert (result.report.rows, result.report.checksum) == (len(history.model.rows), checksum)
