@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from kudu_storage._native.store_anchors import InFlight, StoreAnchors, StoreUse
-from kudu_storage.bootstrap.rowsets_on_disk import damage
+from kudu_storage.bootstrap.rowsets_on_disk import damage, history_seconds
 from kudu_storage.common.cell_text import row_text
 from kudu_storage.common.hybrid_time import from_micros, to_micros
 from kudu_storage.common.keys import decode_key
@@ -28,7 +28,6 @@ from kudu_storage.tablet.compaction import RowSetFiles
 from kudu_storage.tablet.delta_policy import DeltaFileFacts, RowSetDeltas
 from kudu_storage.tablet.disk_rowset import DiskRowSet
 from kudu_storage.tablet.maintenance_facts import (
-    IN_FLIGHT_OWNER,
     AnchorFacts,
     LogFacts,
     MemoryFacts,
@@ -42,13 +41,11 @@ from kudu_storage.tablet.maintenance_plan import Plan, plan_of
 from kudu_storage.tablet.maintenance_policy import Option, Policy, next_action, possible_actions
 from kudu_storage.tablet.rowset_layout import Layout, RowSetFacts, lay_out
 from kudu_storage.tablet.scheduler import default_budget_bytes
+from kudu_storage.tablet.store import IN_FLIGHT_OWNER
 from kudu_storage.wal.anchors import AnchorInfo
 from kudu_storage.wal.report import Problem, SegmentReport
 from kudu_storage.wal.retention import SegmentFacts, plan_gc
 from kudu_storage.wal.verify import VerifyReport, verify
-
-# Kudu's --tablet_history_max_age_sec.
-_HISTORY_SECONDS: Final = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +103,8 @@ def _plan(info: ReplicaInfo, policy: Policy) -> None:
     memory = MemoryFacts(info.facts.memory_bytes, default_budget_bytes())
     info.options = tuple(possible_actions(info.facts, policy, memory=memory))
     info.plans = tuple(plan_of(info.facts, option.action, policy) for option in info.options)
-    first = next_action([info.facts], memory, policy, dice=lambda: 0.0)
-    info.next_plan = None if first is None else plan_of(info.facts, first, policy)
+    first = next_action({0: info.facts}, memory, policy, dice=lambda: 0.0)
+    info.next_plan = None if first is None else plan_of(info.facts, first[1], policy)
 
 
 # -- rowsets -----------------------------------------------------------------------------------------------------------
@@ -182,7 +179,7 @@ def _facts(superblock: Superblock, now: float, rowsets: Sequence[RowSetInfo], us
     facts = TabletFacts(
         superblock.tablet_id, now, stores, tuple(r.facts for r in rowsets if r.row_count),
         tuple(r.deltas for r in rowsets), _log_facts(segments, [*(s.anchor for s in stores), *others], others, now),
-        _history_mark(config, now), config.maintenance_priority, config.disable_compaction)
+        _history_mark(superblock, now), config.maintenance_priority, config.disable_compaction)
     return facts, named
 
 
@@ -219,6 +216,6 @@ def _log_facts(segments: Sequence[SegmentReport], anchors: Sequence[AnchorFacts]
     return LogFacts(total, plan.bytes, len(plan.remove), others)
 
 
-def _history_mark(config: Any, now: float) -> int:
-    seconds = config.history_max_age_sec if config.HasField("history_max_age_sec") else _HISTORY_SECONDS
+def _history_mark(superblock: Superblock, now: float) -> int:
+    seconds = history_seconds(superblock)
     return 0 if seconds < 0 else max(0, from_micros(int((now - seconds) * 1_000_000)))

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from kudu_storage.errors import InvalidArgument
 from kudu_storage.tablet.delta_policy import RowSetDeltas
 from kudu_storage.tablet.rowset_layout import RowSetFacts
-
-IN_FLIGHT_OWNER: Final = "operations in flight"
 
 
 def memrowset_name(memrowset_id: int) -> str:

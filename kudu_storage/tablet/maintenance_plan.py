@@ -7,7 +7,7 @@ Changes that arrive while the action runs are in no number here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from kudu_storage.errors import InvalidArgument
@@ -132,13 +132,13 @@ def _flush_deltas(facts: TabletFacts, action: Action, policy: Policy) -> Plan:
     return _without_stores(facts, action, stores, written)
 
 
-def _without_stores(facts: TabletFacts, action: Action, stores: Sequence[StoreInMemory], written: Item) -> Plan:
+def _without_stores(facts: TabletFacts, action: Action, stores: Sequence[StoreInMemory], *written: Item) -> Plan:
     freed = {store.name for store in stores}
     stay = [anchor for anchor in facts.anchors if anchor.owner not in freed]
     held_by = stay[0] if stay else None
     before = max((anchor.log_bytes for anchor in facts.anchors), default=0)
     after = 0 if held_by is None else held_by.log_bytes
-    return Plan(action, writes=(written,), memory_bytes_freed=sum(store.memory_bytes for store in stores),
+    return Plan(action, writes=written, memory_bytes_freed=sum(store.memory_bytes for store in stores),
                 anchors_freed=tuple(anchor for anchor in facts.anchors if anchor.owner in freed),
                 log_bytes_freed=max(0, before - after), held_by=held_by)
 
@@ -163,6 +163,7 @@ def _major_delta(facts: TabletFacts, action: Action, policy: Policy) -> Plan:
 
 
 def _merge(facts: TabletFacts, action: Action, policy: Policy) -> Plan:
+    """The changes in memory of its rowsets are read along with their files."""
     read, removed = [], []
     for rowset_id in action.rowset_ids:
         rowset = facts.rowset(rowset_id)
@@ -171,7 +172,8 @@ def _merge(facts: TabletFacts, action: Action, policy: Policy) -> Plan:
         removed.append(Item(f"rowset {rowset_id}", disk_bytes_of(facts, rowset_id)))
     count = rowset_count_of(sum(item.bytes for item in read), policy.compaction)
     written = Item(f"{_count(count, 'rowset')} without overlap", sum(item.bytes for item in removed), "about")
-    return Plan(action, tuple(read), (written,), tuple(removed))
+    plan = _without_stores(facts, action, [s for s in facts.stores if s.rowset_id in action.rowset_ids], written)
+    return replace(plan, reads=tuple(read), removes=tuple(removed))
 
 
 # -- what can go -------------------------------------------------------------------------------------------------------
@@ -186,10 +188,9 @@ def _undo_gc(facts: TabletFacts, action: Action, policy: Policy) -> Plan:
 
 def _rowset_gc(facts: TabletFacts, action: Action, policy: Policy) -> Plan:
     """The DeltaMemStore of a dead rowset goes along, with what it keeps of the log."""
-    plan = _without_stores(facts, action, [s for s in facts.stores if s.rowset_id in action.rowset_ids], Item("", 0))
     removed = tuple(Item(f"rowset {rowset_id}", disk_bytes_of(facts, rowset_id)) for rowset_id in action.rowset_ids)
-    return Plan(action, (), (), removed, plan.memory_bytes_freed, plan.anchors_freed, plan.log_bytes_freed,
-                plan.held_by)
+    plan = _without_stores(facts, action, [s for s in facts.stores if s.rowset_id in action.rowset_ids])
+    return replace(plan, removes=removed)
 
 
 def _log_gc(facts: TabletFacts, action: Action, policy: Policy) -> Plan:

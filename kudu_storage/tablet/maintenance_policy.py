@@ -15,10 +15,10 @@ its candidates, one of each kind at most for a tablet, as Kudu's operations are:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kudu_storage.tablet.compaction_policy import Compaction, CompactionPolicy, pick_rowsets
 from kudu_storage.tablet.delta_policy import RowSetDeltas, ancient_undos, is_dead_and_ancient, worst_deltas
@@ -43,6 +43,8 @@ ANCIENT_SHARE_MAX: Final = 0.2
 # At most one of each at a time in a tablet, whatever it works on.
 _ONE_AT_A_TIME: Final[frozenset[Kind]] = frozenset({"flush_memrowset", "merge", "log_gc", "undo_gc", "rowset_gc"})
 _REMEMBERED_LAYOUTS: Final = 256
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +112,22 @@ def withheld_while_running(action: Action) -> Withheld:
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------
-def next_action(tablets: Iterable[TabletFacts], memory: MemoryFacts, policy: Policy, *, dice: Callable[[], float],
-                withheld: Mapping[str, Withheld] | None = None) -> Action | None:
-    """The one thing to do now, with its reason, or None: nothing is worth it.
+def next_action(tablets: Mapping[Key, TabletFacts], memory: MemoryFacts, policy: Policy, *,
+                dice: Callable[[], float], withheld: Mapping[Key, Withheld] | None = None) -> tuple[Key, Action] | None:
+    """The one thing to do now, with its reason, and for which tablet; or None: nothing is worth it.
 
-    dice: a number from 0 to 1, asked only where chance decides. withheld: by tablet id.
+    tablets, withheld: by any key, since a process may hold several replicas of one tablet. dice: a number from 0 to 1,
+    asked only where chance decides.
     """
-    options = [option for facts in tablets
+    options = [(key, option) for key, facts in tablets.items()
                for option in possible_actions(facts, policy, memory=memory,
-                                              withheld=(withheld or {}).get(facts.tablet_id, NOTHING_WITHHELD))]
-    decision = choose([option.candidate for option in options], policy.maintenance, memory_pressure=memory.is_short,
+                                              withheld=(withheld or {}).get(key, NOTHING_WITHHELD))]
+    decision = choose([option.candidate for _, option in options], policy.maintenance, memory_pressure=memory.is_short,
                       dice=dice)
     if decision is None:
         return None
-    action = next(option.action for option in options if option.candidate is decision.candidate)
-    return replace(action, reason=decision.reason, text=decision.text)
+    key, chosen = next((key, option) for key, option in options if option.candidate is decision.candidate)
+    return key, replace(chosen.action, reason=decision.reason, text=decision.text)
 
 
 def possible_actions(facts: TabletFacts, policy: Policy, *, memory: MemoryFacts,

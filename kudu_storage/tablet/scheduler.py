@@ -87,6 +87,7 @@ class SystemClock:
 
 @dataclass(slots=True, eq=False)
 class _Running:
+    member: _Member
     action: Action
     started: float
     thread: int
@@ -120,8 +121,11 @@ class _Total:
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Member:
+    """eq=False: a replica is itself, whatever its tablet's id."""
+
+    tablet_id: str
     tablet: weakref.ref[Maintained]
     failures: dict[tuple[Kind, int | None], _Failure] = field(default_factory=dict)
     facts_failure: _Failure | None = None
@@ -170,7 +174,7 @@ class Scheduler:
         self._choosing = threading.Lock()
         self._condition = threading.Condition()
         # All below are read and written under the condition's lock.
-        self._members: dict[str, _Member] = {}
+        self._members: list[_Member] = []
         self._running: list[_Running] = []
         self._threads: set[threading.Thread] = set()
         self._ended: deque[_Ended] = deque(maxlen=HISTORY_COUNT)
@@ -180,15 +184,14 @@ class Scheduler:
 
     # -- tablets -------------------------------------------------------------------------------------------------------
     def register(self, tablet: Maintained) -> None:
-        """Take care of a tablet from now on. Raises InvalidArgument: one of that id is registered, or stop() was
-        called."""
+        """Take care of a tablet from now on. Raises InvalidArgument: it is registered, or stop() was called."""
         with self._condition:
             self._forget_collected()
             if self._stopped:
                 raise InvalidArgument("maintenance was stopped")
-            if tablet.tablet_id in self._members:
+            if self._member_of(tablet) is not None:
                 raise InvalidArgument(f"tablet {tablet.tablet_id} is registered")
-            self._members[tablet.tablet_id] = _Member(weakref.ref(tablet))
+            self._members.append(_Member(tablet.tablet_id, weakref.ref(tablet)))
             self._start_threads()
             self._wake()
 
@@ -198,9 +201,9 @@ class Scheduler:
         From within one of its own actions it does not wait for that.
         """
         with self._condition:
-            member = self._members.get(tablet.tablet_id)
-            if member is not None and member.tablet() is tablet:
-                del self._members[tablet.tablet_id]
+            member = self._member_of(tablet)
+            if member is not None:
+                self._members.remove(member)
             self._wake()                                # the last thread goes when there is no tablet left
         own = self._own_action() is not None
         if not own:
@@ -209,7 +212,7 @@ class Scheduler:
         me = threading.get_ident()
         with self._condition:
             self._condition.wait_for(lambda: not any(
-                r.action.tablet_id == tablet.tablet_id and r.thread != me for r in self._running))
+                r.member.tablet() is tablet and r.thread != me for r in self._running))
 
     def wake(self) -> None:
         """Look again now: something changed that cannot wait for the interval, such as memory running short."""
@@ -254,48 +257,47 @@ class Scheduler:
         now = self._clock.now()
         tablets, withheld = self._look(now)
         known = {}
-        for tablet_id, tablet in tablets.items():
-            facts = self._facts_of(tablet_id, tablet)
+        for member, tablet in tablets.items():
+            facts = self._facts_of(member, tablet)
             if facts is not None:
-                known[tablet_id] = facts
+                known[member] = facts
         used = self._used_bytes() if self._used_bytes else sum(facts.memory_bytes for facts in known.values())
         memory = MemoryFacts(used, self._budget_bytes)
-        action = next_action(known.values(), memory, self.policy, dice=self._dice, withheld=withheld)
+        chosen = next_action(known, memory, self.policy, dice=self._dice, withheld=withheld)
         with self._condition:
             self._memory = memory
-            if action is None or self._stopped or action.tablet_id not in self._members:
+            if chosen is None or self._stopped or chosen[0] not in self._members:
                 return None
-            running = _Running(action, self._clock.now(), threading.get_ident())
+            member, action = chosen
+            running = _Running(member, action, self._clock.now(), threading.get_ident())
             self._running.append(running)
-            return tablets[action.tablet_id], running
+            return tablets[member], running
 
-    def _look(self, now: float) -> tuple[dict[str, Maintained], dict[str, Withheld]]:
+    def _look(self, now: float) -> tuple[dict[_Member, Maintained], dict[_Member, Withheld]]:
         """The tablets to ask, and what of each is not to be chosen."""
         with self._condition:
             self._forget_collected()
             tablets = {}
-            withheld: dict[str, Withheld] = {}
-            for tablet_id, member in self._members.items():
+            withheld: dict[_Member, Withheld] = {}
+            for member in self._members:
                 tablet = member.tablet()
                 if tablet is None or (member.facts_failure is not None and member.facts_failure.until > now):
                     continue
-                tablets[tablet_id] = tablet
-                _withhold(withheld, tablet_id, member.withheld(now))
+                tablets[member] = tablet
+                _withhold(withheld, member, member.withheld(now))
             for running in self._running:
-                _withhold(withheld, running.action.tablet_id, withheld_while_running(running.action))
+                _withhold(withheld, running.member, withheld_while_running(running.action))
             return tablets, withheld
 
-    def _facts_of(self, tablet_id: str, tablet: Maintained) -> TabletFacts | None:
+    def _facts_of(self, member: _Member, tablet: Maintained) -> TabletFacts | None:
         error = None
         try:
             facts = tablet.facts()
         except Exception as raised:
             facts, error = None, _text_of(raised)
-            _log.warning("maintenance knows nothing of tablet %s: %s", tablet_id, error)
+            _log.warning("maintenance knows nothing of tablet %s: %s", member.tablet_id, error)
         with self._condition:
-            member = self._members.get(tablet_id)
-            if member is not None:
-                member.facts_failure = None if error is None else self._failed_again(member.facts_failure, error)
+            member.facts_failure = None if error is None else self._failed_again(member.facts_failure, error)
         return facts
 
     def _note_end(self, running: _Running, outcome: str, error: str) -> None:
@@ -309,13 +311,12 @@ class Scheduler:
             total = self._totals.setdefault(action.kind, _Total())
             setattr(total, outcome, getattr(total, outcome) + 1)
             total.seconds += seconds
-            member = self._members.get(action.tablet_id)
-            if member is not None:
-                before = {key: f for key, f in member.failures.items() if f.until + _FORGET_AFTER_S > now}
-                member.failures = {key: f for key, f in before.items() if key not in _units(action)}
-                if outcome != "done":
-                    why = error or "there was nothing to do"
-                    member.failures |= {key: self._failed_again(before.get(key), why) for key in _units(action)}
+            member = running.member
+            before = {key: f for key, f in member.failures.items() if f.until + _FORGET_AFTER_S > now}
+            member.failures = {key: f for key, f in before.items() if key not in _units(action)}
+            if outcome != "done":
+                why = error or "there was nothing to do"
+                member.failures |= {key: self._failed_again(before.get(key), why) for key in _units(action)}
             self._wake()
 
     def _failed_again(self, before: _Failure | None, error: str) -> _Failure:
@@ -349,8 +350,10 @@ class Scheduler:
         self._condition.notify_all()
 
     def _forget_collected(self) -> None:
-        for tablet_id in [t for t, member in self._members.items() if member.tablet() is None]:
-            del self._members[tablet_id]
+        self._members = [member for member in self._members if member.tablet() is not None]
+
+    def _member_of(self, tablet: Maintained) -> _Member | None:
+        return next((member for member in self._members if member.tablet() is tablet), None)
 
     def _own_action(self) -> _Running | None:
         me = threading.get_ident()
@@ -363,15 +366,16 @@ class Scheduler:
         with self._condition:
             now = self._clock.now()
             return {
-                "tablets": sorted(self._members), "threads": len(self._threads), "stopped": self._stopped,
+                "tablets": sorted(member.tablet_id for member in self._members), "threads": len(self._threads),
+                "stopped": self._stopped,
                 "memory": None if self._memory is None else {
                     "used_bytes": self._memory.used_bytes, "budget_bytes": self._memory.budget_bytes,
                     "short": self._memory.is_short},
                 "running": [{**_said(r.action, r.plan), "seconds": now - r.started} for r in self._running],
                 "ended": [{**_said(e.action, e.plan), "seconds": e.seconds, "seconds_ago": now - e.ended,
                            "outcome": e.outcome, "error": e.error or None} for e in self._ended],
-                "failures": [_failure_json(tablet_id, kind, rowset_id, failure, now)
-                             for tablet_id, member in sorted(self._members.items())
+                "failures": [_failure_json(member.tablet_id, kind, rowset_id, failure, now)
+                             for member in self._members
                              for kind, rowset_id, failure in member.all_failures()],
                 "totals": {kind: {"done": t.done, "nothing": t.nothing, "failed": t.failed, "seconds": t.seconds}
                            for kind, t in sorted(self._totals.items())},
@@ -382,13 +386,13 @@ class Scheduler:
         with self._condition:
             if len(self._threads) > self._thread_count:
                 raise InternalError(f"S1: {len(self._threads)} threads")
-            claimed: dict[str, Withheld] = {}
+            claimed: dict[_Member, Withheld] = {}
             for running in self._running:
                 action = running.action
-                before = claimed.get(action.tablet_id, Withheld())
+                before = claimed.get(running.member, Withheld())
                 if action.kind in before.kinds or before.rowset_ids & set(action.rowset_ids):
                     raise InternalError(f"S2: {action.kind} of {action.target} runs beside another that rewrites it")
-                _withhold(claimed, action.tablet_id, withheld_while_running(action))
+                _withhold(claimed, running.member, withheld_while_running(action))
 
 
 def _units(action: Action) -> set[tuple[Kind, int | None]]:
@@ -403,8 +407,8 @@ def _failure_json(tablet_id: str, kind: Kind | None, rowset_id: int | None, fail
             "attempts": failure.attempts, "retry_in_seconds": max(0.0, failure.until - now)}
 
 
-def _withhold(withheld: dict[str, Withheld], tablet_id: str, more: Withheld) -> None:
-    withheld[tablet_id] = withheld.get(tablet_id, Withheld()).joined(more)
+def _withhold(withheld: dict[_Member, Withheld], member: _Member, more: Withheld) -> None:
+    withheld[member] = withheld.get(member, Withheld()).joined(more)
 
 
 def _said(action: Action, plan: Plan | None) -> dict[str, Any]:

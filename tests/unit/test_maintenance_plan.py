@@ -83,6 +83,14 @@ def test_a_merge_reads_data_and_removes_all_files_of_its_rowsets() -> None:
     found = plan(tablet(rowsets=[rowset(1, 0, 99), rowset(2, 0, 99)]), "merge")
     assert (found.read_bytes, found.write_bytes, found.removed_bytes) == (64 * MIB, 66 * MIB, 66 * MIB)
     assert found.writes[0].text == "2 rowsets without overlap, about 66.0 MiB"
+    assert (found.memory_bytes_freed, found.anchors_freed) == (0, ())
+
+
+def test_a_merge_takes_along_what_is_in_its_rowsets_memory() -> None:
+    found = plan(tablet(ROWS, CHANGES, rowsets=[rowset(6, 0, 99), rowset(7, 0, 99)]), "merge")
+    assert found.memory_bytes_freed == 3 * MIB
+    assert [a.owner for a in found.anchors_freed] == ["store 7/3"]
+    assert found.held_by is not None and (found.held_by.owner, found.log_bytes_freed) == ("memrowset 12", 0)
 
 
 def test_what_goes_unread_writes_nothing() -> None:

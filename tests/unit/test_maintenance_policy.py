@@ -38,8 +38,12 @@ def never() -> float:
 
 def chosen(*tablets: TabletFacts, memory: MemoryFacts = PLENTY, withheld: dict[str, Withheld] | None = None,
            dice: float | None = None, policy: Policy | None = None) -> Action | None:
-    return next_action(tablets, memory, policy or Policy(), dice=never if dice is None else lambda: dice,
-                       withheld=withheld)
+    found = next_action({facts.tablet_id: facts for facts in tablets}, memory, policy or Policy(),
+                        dice=never if dice is None else lambda: dice, withheld=withheld)
+    if found is None:
+        return None
+    assert found[0] == found[1].tablet_id
+    return found[1]
 
 
 def what(action: Action | None) -> tuple[str, str, str] | None:

@@ -223,14 +223,26 @@ def test_a_tablet_is_registered_once_and_can_come_back(clock: ManualClock) -> No
     one = FakeTablet(OLD)
     scheduler.register(one)
     with pytest.raises(InvalidArgument, match="is registered"):
-        scheduler.register(FakeTablet(OLD))
-    scheduler.unregister(FakeTablet(OLD))           # another object: not this one
+        scheduler.register(one)
+    scheduler.unregister(FakeTablet(OLD))           # another replica: not this one
     assert scheduler.stats()["tablets"] == [TABLET]
     scheduler.unregister(one)
     scheduler.unregister(one)
     assert scheduler.run_one() is None
     scheduler.register(one)
     assert scheduler.run_one() is not None
+
+
+def test_replicas_of_one_tablet_are_told_apart(clock: ManualClock) -> None:
+    scheduler = manual(clock)
+    broken, well = failing(DiskError("no luck")), FakeTablet(OLD)
+    scheduler.register(broken)
+    scheduler.register(well)
+    assert [scheduler.run_one() is not None for _ in range(2)] == [True, True]
+    assert (len(broken.ran), len(well.ran)) == (1, 1)
+    scheduler.unregister(well)
+    assert scheduler.run_one() is None
+    assert scheduler.stats()["tablets"] == [TABLET]
 
 
 def test_failures_go_with_their_tablet(clock: ManualClock) -> None:
