@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kudu_storage._native.applier import Applier
 from kudu_storage._native.delta import encode_change
 from kudu_storage._native.delta_memstore import DeltaMemStore
 from kudu_storage._native.disk import Disk
-from kudu_storage._native.memrow_writer import MemRowWriter
 from kudu_storage._native.memrowset import MemRowSet
 from kudu_storage._native.mvcc import Snapshot
 from kudu_storage._native.row_layout import Projection, RowLayout
@@ -58,7 +58,8 @@ def filled(schema: Schema, client: Schema, keys: range, timestamp: int) -> tuple
     layout, rows = RowLayout(schema), MemRowSet()
     rows.add_layout(layout)
     rows.share()
-    writer = MemRowWriter(rows, Projection(client, layout))
+    projection = Projection(client, layout)
+    applier = Applier(rows, layout, projection, store_id=0)
     rng = random.Random(keys.start)
     for at in range(0, len(keys), BATCH):
         operations = []
@@ -66,7 +67,7 @@ def filled(schema: Schema, client: Schema, keys: range, timestamp: int) -> tuple
             cells: dict[int, bytes | None] = {0: struct.pack("<q", key), 1: struct.pack("<i", rng.randrange(1 << 31))}
             cells.update((i, rng.randbytes(16).hex().encode()) for i in range(2, len(schema)))
             operations.append((RowOp.INSERT, cells))
-        writer.apply(*encode_row_operations(operations, client), timestamp + at)
+        applier.apply_logged(*encode_row_operations(operations, client), projection, 1, at + 1, timestamp + at)
     return rows, layout
 
 

@@ -173,7 +173,7 @@ class Tablet:
             maintenance = Maintenance(store, metadata, blocks, cache, target_rowset_bytes=settings.rowset_bytes)
             delete_garbage(roots, blocks)
             maintenance.clean_up()
-            maintained = MaintainedTablet(superblock, store, port, maintenance, blocks, cache)
+            maintained = MaintainedTablet(superblock, store, port.log, maintenance)
             tablet = cls(roots.wal_root, superblock, store, port, maintenance, maintained)
             if settings.in_background:
                 tablet._scheduler = process_scheduler()
@@ -190,7 +190,7 @@ class Tablet:
         """
         if self._scheduler is not None:
             self._scheduler.unregister(self._maintained)
-        if not self._store.closed:
+        if not self._store.closed and self._store.is_of_this_process:
             self._maintenance.close()
         self._store.close()
 

@@ -11,12 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from kudu_storage._native.block_cache import BlockCache
-from kudu_storage.bootstrap.log_port import LogPort
 from kudu_storage.errors import KuduStorageError, TabletClosed, TabletFailed
-from kudu_storage.fs.blocks import BlockManager
 from kudu_storage.fs.superblock import Superblock
-from kudu_storage.tablet.compaction import RowSetFiles
 from kudu_storage.tablet.maintenance import Done, Maintenance
 from kudu_storage.tablet.maintenance_facts import (
     AnchorFacts,
@@ -30,7 +26,8 @@ from kudu_storage.tablet.maintenance_facts import (
 from kudu_storage.tablet.maintenance_plan import Plan, plan_of
 from kudu_storage.tablet.maintenance_policy import Action, Policy, possible_actions
 from kudu_storage.tablet.store import TabletStore
-from kudu_storage.tablet.view import FlushedRowSet, View
+from kudu_storage.tablet.view import View
+from kudu_storage.wal.log import Log
 
 _BEYOND_INDEX: Final = 1 << 62      # no closed segment holds an operation from it on
 
@@ -38,15 +35,13 @@ _BEYOND_INDEX: Final = 1 << 62      # no closed segment holds an operation from 
 class MaintainedTablet:
     """Implements tablet.scheduler.Maintained. clock: seconds since 1970, the one of the log's anchors."""
 
-    def __init__(self, superblock: Superblock, store: TabletStore, port: LogPort, maintenance: Maintenance,
-                 blocks: BlockManager, cache: BlockCache, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, superblock: Superblock, store: TabletStore, log: Log, maintenance: Maintenance, *,
+                 clock: Callable[[], float] = time.time) -> None:
         self.tablet_id = store.tablet_id
         self._config = superblock.message.extra_config
         self._store = store
-        self._port = port
+        self._log = log
         self._maintenance = maintenance
-        self._blocks = blocks
-        self._cache = cache
         self._clock = clock
 
     # -- facts ---------------------------------------------------------------------------------------------------------
@@ -65,22 +60,19 @@ class MaintainedTablet:
         return TabletFacts(
             self.tablet_id, self._clock(), stores,
             tuple(sizes.facts(flushed) for flushed in view.flushed if flushed.disk.row_count),
-            tuple(sizes.deltas(flushed, self._files(flushed)) for flushed in view.flushed), self._log_facts(others),
-            self._store.move_history_mark(), self._config.maintenance_priority, self._config.disable_compaction)
-
-    def _files(self, flushed: FlushedRowSet) -> RowSetFiles:
-        return RowSetFiles(self._blocks, flushed.disk.message, cache=self._cache)
+            tuple(map(self._maintenance.deltas_of, view.flushed)), self._log_facts(others),
+            self._store.coming_history_mark, self._config.maintenance_priority, self._config.disable_compaction)
 
     def _anchors(self) -> list[AnchorFacts]:
         self._store.move_anchors()
-        held = self._port.log.anchors.holders()
-        *sizes, tail = self._port.bytes_from([*(anchor.index for anchor in held), _BEYOND_INDEX])
+        held = self._log.anchors.holders()
+        *sizes, tail = self._log.bytes_from([*(anchor.index for anchor in held), _BEYOND_INDEX])
         return [AnchorFacts(anchor.owner, anchor.index, max(0, size - tail), anchor.since)
                 for anchor, size in zip(held, sizes, strict=True)]
 
     def _log_facts(self, others: tuple[AnchorFacts, ...]) -> LogFacts:
-        plan = self._port.log.gc_plan()
-        return LogFacts(self._port.bytes_from([0])[0], plan.bytes, len(plan.remove), others)
+        plan = self._log.gc_plan()
+        return LogFacts(self._log.bytes_from([0])[0], plan.bytes, len(plan.remove), others)
 
     # -- plans and actions ---------------------------------------------------------------------------------------------
     def plan(self, action: Action, policy: Policy | None = None) -> Plan:
@@ -102,8 +94,7 @@ class MaintainedTablet:
     def run(self, action: Action) -> bool:
         """Do it (M3). Raises what the step raises; of several rowsets all are tried first."""
         if action.kind == "log_gc":
-            self._store.move_anchors()
-            return self._port.collect() > 0
+            return self._store.collect_log() > 0
         if action.kind == "flush_memrowset":
             return self._maintenance.flush_memory() is not None
         if action.kind == "merge":

@@ -43,12 +43,13 @@ from kudu_storage.tablet.compaction_policy import CompactionPolicy, pick_rowsets
 from kudu_storage.tablet.disk_rowset import DiskRowSet
 from kudu_storage.tablet.flushed import with_files, with_new_memory
 from kudu_storage.tablet.metadata import RowSetEdit, SuperblockChange, TabletMetadata, apply_change
+from kudu_storage.tablet.plans import Plan, Planner
 from kudu_storage.tablet.rewriting import NewBlocks, Rewrite
 from kudu_storage.tablet.rowset_facts import RowSetSizes
 from kudu_storage.tablet.rowset_writer import TARGET_ROWSET_BYTES, flush_mem_rowset, write_missed
-from kudu_storage.tablet.scoring import Kind
+from kudu_storage.tablet.scoring import Candidate, Kind, MaintenancePolicy
 from kudu_storage.tablet.store import TabletStore
-from kudu_storage.tablet.view import FlushedRowSet, Heirs, MemStore
+from kudu_storage.tablet.view import FlushedRowSet, Heirs, MemStore, View
 
 MERGES_MAX: Final = 100     # in one call; each lowers what the next can gain
 
@@ -67,7 +68,7 @@ class Maintenance:
 
     def __init__(self, store: TabletStore, metadata: TabletMetadata, blocks: BlockManager, cache: BlockCache, *,
                  target_rowset_bytes: int = TARGET_ROWSET_BYTES) -> None:
-        self._store = store
+        self.store = store
         self._metadata = metadata
         self._blocks = blocks
         self._cache = cache
@@ -80,6 +81,7 @@ class Maintenance:
         self._closed = False                    # under _idle
         self._retired: list[weakref.ref[DiskRowSet]] = []       # that a scan may still read (F3)
         self.sizes = RowSetSizes(blocks)
+        self._planner = Planner(self)
 
     def close(self) -> None:
         """Until nothing runs any more; nothing is begun afterwards."""
@@ -96,38 +98,38 @@ class Maintenance:
         Raises NoSpace, DirectoryFailed, DiskError, LogPoisoned, TabletFailed: see F1.
         """
         with self._running(), self._flushing:
-            found = self._flush_oldest() if len(self._store.view.memory) > 1 else None     # one that failed before
-            if self._store.view.memory[-1].rows.row_count:
+            found = self._flush_oldest() if len(self.store.view.memory) > 1 else None     # one that failed before
+            if self.store.view.memory[-1].rows.row_count:
                 self._freeze()
                 found = self._flush_oldest()
         self.clean_up()
         return found
 
     def _freeze(self) -> None:
-        view = self._store.view
+        view = self.store.view
         rows = MemRowSet()
         rows.add_layout(RowLayout(view.schema))         # a layout of its own: it is numbered by its MemRowSet
         rows.share()
         new = MemStore(rows, self._metadata.take_mem_rowset_id())
-        self._store.swap(lambda view: replace(view, memory=(*view.memory, new)))
+        self.store.swap(lambda view: replace(view, memory=(*view.memory, new)))
 
     def _flush_oldest(self) -> Done:
-        view = self._store.view
+        view = self.store.view
         frozen, layout = view.memory[0], view.layout
-        mark = self._store.move_history_mark()
-        seen = self._store.latest()             # what is applied: every insert into `frozen` among it
+        mark = self.store.move_history_mark()
+        seen = self.store.latest()             # what is applied: every insert into `frozen` among it
         with self._new_blocks(lambda heirs: replace(heirs, of_memory=None)) as new_blocks:
             rewrite = self._begin(new_blocks, lambda transaction: flush_mem_rowset(
                 frozen.rows, layout, seen, transaction, self._metadata.take_rowset_id, history_mark=mark,
                 target_bytes=self._target_bytes))
-            until = self._store.swap(lambda view: replace(view, heirs=replace(view.heirs, of_memory=rewrite.heirs)))
+            until = self.store.swap(lambda view: replace(view, heirs=replace(view.heirs, of_memory=rewrite.heirs)))
             missed = MissedChanges(frozen.rows, layout, seen, until, history_mark=mark)
             rewrite.finish(lambda transaction: write_missed(missed, rewrite.written, transaction))
             added = tuple(rowset.message for rowset in rewrite.written)
             self._record(SuperblockChange(add=added, durable_mrs_id=frozen.id), new_blocks, sync_log=True)
-        self._store.swap(lambda view: replace(
+        self._install(lambda view: replace(
             view.with_rowsets(rewrite.rowsets()), memory=view.memory[1:], heirs=replace(view.heirs, of_memory=None)))
-        self._store.note_flushed()
+        self.store.note_flushed()
         return Done("flush_memrowset", f"memrowset {frozen.id}", tuple(rowset.id for rowset in rewrite.written))
 
     def flush_deltas(self, rowset_id: int) -> Done | None:
@@ -142,17 +144,17 @@ class Maintenance:
 
     def _flush_deltas(self, rowset_id: int) -> Done | None:
         found = self._settle(rowset_id)
-        flushed = self._store.view.rowset(rowset_id)
+        flushed = self.store.view.rowset(rowset_id)
         if flushed is None or not flushed.disk.memory.change_count:
             return found
         renewed = with_new_memory(flushed, self._metadata.take_delta_store_id(rowset_id))
-        self._store.swap(lambda view: view.with_rowsets((renewed,)))
+        self.store.swap(lambda view: view.with_rowsets((renewed,)))
         self._retire([flushed])
         return self._settle(rowset_id)
 
     def _settle(self, rowset_id: int) -> Done | None:
         """Write the delta store that was swapped out, if there is one."""
-        flushed = self._store.view.rowset(rowset_id)
+        flushed = self.store.view.rowset(rowset_id)
         if flushed is None or flushed.disk.flushing is None or flushed.flushing_dms_id is None:
             return None
         memory, dms_id = flushed.disk.flushing, flushed.flushing_dms_id
@@ -168,7 +170,7 @@ class Maintenance:
             if flushed is None:
                 return None
             if block_ids is None:
-                chosen = delta_policy.minor_compaction(self.sizes.deltas(flushed, self._files(flushed)))
+                chosen = delta_policy.minor_compaction(self.deltas_of(flushed))
                 block_ids = () if chosen is None else chosen.block_ids
             if not block_ids:
                 return None
@@ -184,13 +186,13 @@ class Maintenance:
             if flushed is None:
                 return None
             if column_ids is None:
-                chosen = delta_policy.major_compaction(self.sizes.deltas(flushed, self._files(flushed)))
+                chosen = delta_policy.major_compaction(self.deltas_of(flushed))
                 column_ids = () if chosen is None else chosen.column_ids
-            known = {column.id for column in self._store.schema if not column.is_key}
+            known = {column.id for column in self.store.schema if not column.is_key}
             ids = [column for column in column_ids if column in known]
             if not ids or not flushed.disk.redo_files:
                 return None
-            layout, mark = self._store.view.layout, self._store.move_history_mark()
+            layout, mark = self.store.view.layout, self.store.move_history_mark()
             self._edit(flushed, lambda files, transaction: compact_columns(files, layout, ids, transaction,
                                                                            history_mark=mark))
         self.clean_up()
@@ -217,11 +219,11 @@ class Maintenance:
     def _picked(self, policy: CompactionPolicy | None) -> Iterator[Sequence[int]]:
         held: dict[int, threading.Lock] = {}
         try:
-            for flushed in self._store.view.flushed:
+            for flushed in self.store.view.flushed:
                 lock = self._lock_of(flushed.id)
                 if lock.acquire(blocking=False):
                     held[flushed.id] = lock
-            facts = [self.sizes.facts(flushed) for flushed in self._store.view.flushed
+            facts = [self.sizes.facts(flushed) for flushed in self.store.view.flushed
                      if flushed.id in held and flushed.disk.row_count]
             compaction = pick_rowsets(facts, policy)
             picked = () if compaction is None else compaction.rowset_ids
@@ -237,20 +239,20 @@ class Maintenance:
         if not inputs:
             return None
         ids = frozenset(flushed.id for flushed in inputs)
-        layout = self._store.view.layout
-        mark = self._store.move_history_mark()
-        seen = self._store.latest()             # what is applied: all that the inputs' files hold among it
+        layout = self.store.view.layout
+        mark = self.store.move_history_mark()
+        seen = self.store.latest()             # what is applied: all that the inputs' files hold among it
         compaction = RowSetCompaction([MergeInput(self._files(flushed), flushed.disk.memory) for flushed in inputs],
                                       layout, seen, history_mark=mark)
         none_left = Heirs()
         with self._new_blocks(lambda heirs: replace(none_left, of_memory=heirs.of_memory)) as new_blocks:
             rewrite = self._begin(new_blocks, lambda transaction: compaction.write(
                 transaction, self._metadata.take_rowset_id, target_bytes=self._target_bytes))
-            until = self._store.swap(lambda view: replace(view, heirs=Heirs(view.heirs.of_memory, rewrite.heirs, ids)))
+            until = self.store.swap(lambda view: replace(view, heirs=Heirs(view.heirs.of_memory, rewrite.heirs, ids)))
             rewrite.finish(lambda transaction: compaction.write_missed(until, transaction))
             self._record(compaction.change(), new_blocks, sync_log=True)
-        self._store.swap(lambda view: replace(view.with_rowsets(rewrite.rowsets(), ids),
-                                              heirs=Heirs(view.heirs.of_memory)))
+        self._install(lambda view: replace(view.with_rowsets(rewrite.rowsets(), ids),
+                                           heirs=Heirs(view.heirs.of_memory)))
         self._retire(inputs)
         for rowset_id in ids:
             self._rowset_locks.pop(rowset_id, None)
@@ -261,11 +263,11 @@ class Maintenance:
     def forget_undos(self, rowset_id: int) -> Done | None:
         """Drop the UNDO files that only snapshots below the history mark need. None: there are none."""
         with self._running(), self._locked([rowset_id]):
-            flushed = self._store.view.rowset(rowset_id)
+            flushed = self.store.view.rowset(rowset_id)
             if flushed is None:
                 return None
-            mark = self._store.move_history_mark()
-            ancient = delta_policy.ancient_undos(self.sizes.deltas(flushed, self._files(flushed)), mark)
+            mark = self.store.move_history_mark()
+            ancient = delta_policy.ancient_undos(self.deltas_of(flushed), mark)
             if not ancient:
                 return None
             self._edit(flushed, lambda *_: drop_undos(ancient))
@@ -276,13 +278,13 @@ class Maintenance:
         """Drop a rowset whose rows all died before the history mark. None: it is not such a one."""
         with self._running(), self._locked([rowset_id]):
             flushed = self._ready(rowset_id)
-            mark = self._store.move_history_mark()
+            mark = self.store.move_history_mark()
             if flushed is None or not delta_policy.is_dead_and_ancient(
-                    self.sizes.deltas(flushed, self._files(flushed)), mark):
+                    self.deltas_of(flushed), mark):
                 return None
             with self._new_blocks(lambda heirs: heirs) as new_blocks:
                 self._record(drop_rowsets([rowset_id]), new_blocks, sync_log=True)
-            self._store.swap(lambda view: view.with_rowsets((), frozenset([rowset_id])))
+            self._install(lambda view: view.with_rowsets((), frozenset([rowset_id])))
             self._retire([flushed])
             self._rowset_locks.pop(rowset_id, None)
         self.clean_up()
@@ -294,7 +296,7 @@ class Maintenance:
         done: list[Done] = []
         while len(done) < MERGES_MAX and (merged := self.merge(policy=policy)) is not None:
             done.append(merged)
-        for rowset_id in [flushed.id for flushed in self._store.view.flushed]:
+        for rowset_id in [flushed.id for flushed in self.store.view.flushed]:
             found = self.forget_rowset(rowset_id)
             if found is None:
                 found = self.compact_columns(rowset_id) or self.compact_redos(rowset_id)
@@ -303,7 +305,7 @@ class Maintenance:
 
     def clean_up(self) -> None:
         """After a step: the log is kept for what is left in memory only, and what was replaced goes."""
-        self._store.move_anchors()
+        self.store.move_anchors()
         self.delete_orphans()
 
     def delete_orphans(self) -> tuple[int, ...]:
@@ -316,10 +318,34 @@ class Maintenance:
         except KuduStorageError:
             return ()
 
+    # -- for a scheduler -----------------------------------------------------------------------------------------------
+    def plans(self, policy: MaintenancePolicy | None = None, compaction: CompactionPolicy | None = None) -> list[Plan]:
+        """What could be done now, and at what cost; see kudu_storage.tablet.scoring.choose()."""
+        with self._running():
+            return self._planner.plans(policy, compaction)
+
+    def run(self, candidate: Candidate) -> Done | None:
+        """Do what a plan says. None: there was nothing left to do. Raises as flush_memory()."""
+        kind, rowset_id = candidate.kind, _rowset_in(candidate.target)
+        if kind == "log_gc":
+            with self._running():
+                return Done("log_gc", candidate.target) if self.store.collect_log() else None
+        if kind == "flush_memrowset":
+            return self.flush_memory()
+        if kind == "merge":
+            return self.merge([int(number) for number in candidate.target.removeprefix("rowsets ").split(", ")])
+        steps = {"flush_deltas": self.flush_deltas, "minor_delta": self.compact_redos,
+                 "major_delta": self.compact_columns, "undo_gc": self.forget_undos, "rowset_gc": self.forget_rowset}
+        return steps[kind](rowset_id)
+
+    def deltas_of(self, flushed: FlushedRowSet) -> delta_policy.RowSetDeltas:
+        """Facts of a rowset's delta files. Raises as opening blocks does."""
+        return self.sizes.deltas(flushed, self._files(flushed))
+
     # -- what there is -------------------------------------------------------------------------------------------------
     def layout(self) -> list[dict[str, Any]]:
         """The rowsets, by id: where they lie and what they weigh."""
-        return [self._describe(flushed) for flushed in self._store.view.flushed]
+        return [self._describe(flushed) for flushed in self.store.view.flushed]
 
     def _describe(self, flushed: FlushedRowSet) -> dict[str, Any]:
         disk, live = flushed.disk, flushed.store.live
@@ -340,7 +366,7 @@ class Maintenance:
                 raise TabletClosed("the tablet is closed", advice="Tablet.open()")
             self._running_count += 1
         try:
-            self._store.require_usable()
+            self.store.require_usable()
             yield
         finally:
             with self._idle:
@@ -360,13 +386,13 @@ class Maintenance:
     def _ready(self, rowset_id: int) -> FlushedRowSet | None:
         """A rowset, all of whose changes are in its files or its one delta store. None: it is gone."""
         self._settle(rowset_id)
-        return self._store.view.rowset(rowset_id)
+        return self.store.view.rowset(rowset_id)
 
     def _files(self, flushed: FlushedRowSet) -> RowSetFiles:
         return RowSetFiles(self._blocks, flushed.disk.message, cache=self._cache)
 
     def _begin(self, new_blocks: NewBlocks, write: Callable[[BlockTransaction], Any]) -> Rewrite:
-        return Rewrite.begin(write, new_blocks, self._blocks, self._store.schema, self._cache,
+        return Rewrite.begin(write, new_blocks, self._blocks, self.store.schema, self._cache,
                              self._metadata.take_delta_store_id)
 
     @contextlib.contextmanager
@@ -379,17 +405,25 @@ class Maintenance:
         except BaseException as error:
             failure = self._metadata.failed
             if failure is not None:             # F2
-                self._store.fail(f"nobody knows which superblock is on disk: {failure}")
+                self.store.fail(f"nobody knows which superblock is on disk: {failure}")
                 raise
-            self._store.swap(lambda view: replace(view, heirs=without(view.heirs)))
+            self.store.swap(lambda view: replace(view, heirs=without(view.heirs)))
             new_blocks.drop()
             if isinstance(error, InvalidArgument):      # of a policy or a change that does not fit: ours
                 raise InternalError(f"a change of the superblock that does not fit: {error}") from error
             raise
 
     def _record(self, change: SuperblockChange, new_blocks: NewBlocks, *, sync_log: bool) -> None:
-        self._metadata.commit(change, sync_log=self._store.sync_log if sync_log else None)
+        self._metadata.commit(change, sync_log=self.store.sync_log if sync_log else None)
         new_blocks.keep()
+
+    def _install(self, make: Callable[[View], View]) -> None:
+        """The view that the superblock on disk tells of."""
+        try:
+            self.store.swap(make)
+        except BaseException as error:
+            self.store.fail(f"what was written is recorded and cannot be used: {error}")
+            raise
 
     def _edit(self, flushed: FlushedRowSet, make: Callable[[RowSetFiles, BlockTransaction], RowSetEdit], *,
               flushed_memory: bool = False) -> None:
@@ -401,10 +435,14 @@ class Maintenance:
             message = next(r for r in apply_change(self._metadata.message, change).rowsets if r.id == flushed.id)
             edited = with_files(flushed, message, flushed_memory=flushed_memory)
             self._record(change, new_blocks, sync_log=flushed_memory)
-        self._store.swap(lambda view: view.with_rowsets((edited,)))
+        self._install(lambda view: view.with_rowsets((edited,)))
         self._retire([flushed])
 
     def _retire(self, rowsets: Sequence[FlushedRowSet]) -> None:
         self._retired += [weakref.ref(flushed.disk) for flushed in rowsets]
 
 
+def _rowset_in(target: str) -> int:
+    """Of "rowset 7" or "store 7/3"; -1: it names none."""
+    name, _, number = target.partition(" ")
+    return int(number.partition("/")[0]) if name in ("rowset", "store") else -1

@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,6 +140,11 @@ class TabletStore:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Not of a parent that forked."""
+        return os.getpid() == self._pid
 
     def new_batch(self) -> RowBatch:
         """An empty batch for this tablet's columns. Raises Unsupported where rows cannot be written."""
@@ -328,6 +333,15 @@ class TabletStore:
         with self._applying:
             self._needs_log_from = None
 
+    def log_bytes_from(self, indexes: Sequence[int]) -> list[int]:
+        """As LogSink.bytes_from()."""
+        return self._sink.bytes_from(indexes)
+
+    def collect_log(self) -> int:
+        """As LogSink.collect(), after all anchors were brought up to date."""
+        self.move_anchors()
+        return self._sink.collect()
+
     def sync_log(self) -> None:
         """Until every COMMIT queued so far survives a power cut. Raises as LogSink.sync()."""
         self._sink.sync()
@@ -369,10 +383,16 @@ class TabletStore:
     def move_history_mark(self) -> int:
         """Let go of versions that were replaced long enough ago; the mark for whoever drops them (T7)."""
         with self._applying:
-            if self._history_seconds >= 0:
-                oldest = from_micros(self._micros() - self._history_seconds * 1_000_000)
-                self._history_mark = max(self._history_mark, min(oldest, self._applied + 1))
+            self._history_mark = self.coming_history_mark
             return self._history_mark
+
+    @property
+    def coming_history_mark(self) -> int:
+        """Where move_history_mark() would move it."""
+        if self._history_seconds < 0:
+            return self._history_mark
+        oldest = from_micros(self._micros() - self._history_seconds * 1_000_000)
+        return max(self._history_mark, min(oldest, self._applied + 1))
 
     def read_point(self, snapshot: Callable[[], Snapshot]) -> tuple[Snapshot, View]:
         """A snapshot and the view to read it from. Raises InvalidArgument below the history mark."""

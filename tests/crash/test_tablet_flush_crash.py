@@ -161,6 +161,45 @@ def check_opens(path: Path, allowed: list[Rows]) -> None:
     assert not report.missing and not report.orphaned and not report.has_fatal_errors
 
 
+@pytest.mark.parametrize("step", ["flush", "deltas", "merge"])
+def test_no_superblock_names_a_store_as_flushed_before_its_last_commit_is_durable(step: str, tmp_path: Path,
+                                                                                  counts: Counts) -> None:
+    """Nobody writes meanwhile, so nothing but the flush itself has the last COMMIT synced. An operation without COMMIT
+    would be committed when the tablet is opened, in a term of its own."""
+    disk = RecordingDisk()
+    rng, model = random.Random(step), Model()
+    root = tmp_path / "t"
+    root.mkdir()
+    tablet = Tablet.create(root, model_schema(), disk=disk, **OPTIONS)
+    for name in ("flush", "flush"):
+        write_batch(tablet, model, [random_operation(rng) for _ in range(30)])
+        STEPS[name](tablet)
+    write_batch(tablet, model, [random_operation(rng) for _ in range(30)])
+    before = Path(tablet.maintenance._metadata.path).read_bytes()
+    first_call = len(disk)
+    STEPS[step](tablet)
+    calls = disk.calls()
+    name = Path(tablet.maintenance._metadata.path).relative_to(root)
+    tablet.close()
+    seen: set[bytes] = set()
+    judged = 0
+
+    def check(path: Path, digest: bytes, fate: Fate) -> None:
+        nonlocal judged
+        if digest in seen or (path / name).read_bytes() == before:
+            return
+        seen.add(digest)
+        counts.states.add(digest)
+        judged += 1
+        with Tablet.open(path, **OPTIONS) as opened:
+            assert opened.stats()["term"] == 0, fate
+
+    renamed = max(i for i in range(first_call, len(calls)) if calls[i][0] == "rename")      # the new superblock's
+    for made in (renamed + 1, renamed + 2):
+        each_state(CrashedFolder(root, calls[:made]), fates(made, 4), check)
+    assert judged
+
+
 # -- faults ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("step", ["flush", "deltas", "minor", "major", "merge"])
 def test_a_step_without_space_leaves_the_tablet_as_it_was_and_the_next_one_works(step: str, tmp_path: Path,

@@ -114,6 +114,73 @@ def test_scans_see_batches_whole_and_snapshots_that_do_not_change(bank: Bank) ->
     tablet.close()
 
 
+def test_writers_and_readers_go_on_while_stores_are_flushed_and_compacted(bank: Bank) -> None:
+    """Money is moved between accounts, a pair in each batch: the sum of no snapshot ever changes."""
+    tablet = Tablet.open(close(bank.tablet), durability="os", segment_size="64KiB", rowset_size=3000)
+    bank.tablet = tablet
+    with tablet.new_session() as session:
+        for account in range(ACCOUNTS):
+            session.apply(session.new_insert((name(account), 1000, "")))
+    writing = [True] * 2
+    seen = threading.Event()        # a scan ran while stores were rewritten
+
+    def move(number: int) -> None:
+        """Accounts of its own, so that balances are known."""
+        rng, mine = random.Random(number), list(range(number, ACCOUNTS, 2))
+        balances = dict.fromkeys(mine, 1000)
+        session = tablet.new_session()
+        try:
+            for batch in range(BATCHES):
+                one, other = rng.sample(mine, 2)
+                balances[one] -= batch
+                balances[other] += batch
+                session.apply(session.new_update({"id": name(one), "balance": balances[one]}))
+                if batch % 3:
+                    session.apply(session.new_upsert((name(other), balances[other], "u" * rng.randrange(60))))
+                else:
+                    session.apply(session.new_delete([name(other)]))
+                    session.apply(session.new_insert((name(other), balances[other], "again")))
+                session.flush()
+            for account, balance in balances.items():
+                assert tablet.get(name(account))["balance"] == balance      # type: ignore[index]
+        finally:
+            writing[number] = False
+
+    def rewrite(_: int) -> None:
+        rng = random.Random(7)
+        while any(writing):
+            tablet.flush()
+            ids = [rowset["id"] for rowset in tablet.stats()["layout"]]
+            for rowset_id in ids:
+                rng.choice([tablet.maintenance.compact_redos, tablet.maintenance.compact_columns])(rowset_id)
+            tablet.maintenance.merge(rng.sample(ids, min(3, len(ids))))
+            tablet.log.gc()
+
+    def merge_too(_: int) -> None:
+        while any(writing):
+            tablet.compact()
+            tablet.maintenance.flush_memory()
+
+    def read(number: int) -> None:
+        while any(writing):
+            scanner = tablet.scanner().set_batch_rows(9)
+            rows = (scanner.ordered() if number % 2 else scanner).open().read_all_tuples()
+            assert len(rows) == ACCOUNTS and sum(row[1] for row in rows) == 1000 * ACCOUNTS
+            seen.set()
+
+    bank.run(move, move, rewrite, merge_too, read, read)
+    assert seen.is_set()
+    checksum = tablet.checksum()
+    tablet.close()
+    with Tablet.open(tablet.path) as opened:
+        assert (opened.count(), opened.checksum()) == (ACCOUNTS, checksum)
+
+
+def close(tablet: Tablet) -> str:
+    tablet.close()
+    return tablet.path
+
+
 def test_sessions_of_both_kinds_write_at_once(bank: Bank) -> None:
     bank.run(*[bank.write] * 3)
     rows = bank.tablet.scanner().open().read_all_tuples()
