@@ -66,13 +66,13 @@ class MaintainedTablet:
     def _anchors(self) -> list[AnchorFacts]:
         self._store.move_anchors()
         held = self._log.anchors.holders()
-        *sizes, tail = self._log.bytes_from([*(anchor.index for anchor in held), _BEYOND_INDEX])
+        *sizes, tail = self._store.log_bytes_from([*(anchor.index for anchor in held), _BEYOND_INDEX])
         return [AnchorFacts(anchor.owner, anchor.index, max(0, size - tail), anchor.since)
                 for anchor, size in zip(held, sizes, strict=True)]
 
     def _log_facts(self, others: tuple[AnchorFacts, ...]) -> LogFacts:
         plan = self._log.gc_plan()
-        return LogFacts(self._log.bytes_from([0])[0], plan.bytes, len(plan.remove), others)
+        return LogFacts(self._store.log_bytes_from([0])[0], plan.bytes, len(plan.remove), others)
 
     # -- plans and actions ---------------------------------------------------------------------------------------------
     def plan(self, action: Action, policy: Policy | None = None) -> Plan:

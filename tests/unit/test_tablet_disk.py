@@ -14,8 +14,9 @@ from kudu_storage import Tablet
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import InvalidArgument, NoSpace, RowErrors, TabletClosed
 from kudu_storage.protos import message_class
-from kudu_storage.tablet.compaction_policy import CompactionPolicy
-from kudu_storage.tablet.scoring import MaintenancePolicy, choose
+from kudu_storage.tablet.maintenance_facts import MemoryFacts
+from kudu_storage.tablet.maintenance_policy import Policy, next_action
+from kudu_storage.tablet.scoring import MaintenancePolicy
 
 
 def numbers() -> Schema:
@@ -247,22 +248,23 @@ def test_a_snapshot_below_the_history_mark_is_refused_and_dead_rows_go(tmp_path:
 def test_plans_say_what_a_step_frees_and_running_them_ends(tablet: Tablet) -> None:
     for first in range(0, 1000, 50):
         fill(tablet, range(first, first + 50), "x" * 60)
-    policy = MaintenancePolicy(log_bytes_max=1, flush_after_s=0, disk_bytes_min=0)
-    plans = {plan.candidate.target: plan for plan in tablet.maintenance.plans(policy)}
-    assert plans.keys() == {"memrowset 0"}
-    plan = plans["memrowset 0"]
-    assert plan.anchors == ("memrowset 0",) and plan.write_bytes > 1000 * 60
-    assert plan.candidate.log_bytes > 1000 * 60 and plan.candidate.memory_bytes > plan.write_bytes
+    policy = Policy(MaintenancePolicy(log_bytes_max=1, flush_after_s=0, disk_bytes_min=0))
+    memory = MemoryFacts(0, 1)
+    (plan,) = tablet.maintained.plans(memory, policy)
+    assert plan.action.target == "memrowset 0"
+    assert [anchor.owner for anchor in plan.anchors_freed] == ["memrowset 0"] and plan.write_bytes > 1000 * 60
+    assert plan.anchors_freed[0].log_bytes > 1000 * 60 and plan.memory_bytes_freed > 1000 * 60
     done: list[str] = []
     for first in range(0, 1000, 50):
         write(tablet, "upsert", *({"id": key, "v": "y" * 90} for key in range(first, first + 50)))
     while True:
-        candidates = [plan.candidate for plan in tablet.maintenance.plans(policy, CompactionPolicy())]
-        decision = choose(candidates, policy, memory_pressure=False, dice=lambda: 1.0)
-        if decision is None:
+        facts = tablet.maintained.facts()
+        assert facts is not None
+        chosen = next_action({0: facts}, memory, policy, dice=lambda: 1.0)
+        if chosen is None:
             break
-        done.append(decision.candidate.kind)
-        tablet.maintenance.run(decision.candidate)
+        done.append(chosen[1].kind)
+        assert tablet.maintained.run(chosen[1])
         assert len(done) < 30, done
     assert "flush_memrowset" in done and "log_gc" in done
     assert tablet.count() == 1000
