@@ -180,6 +180,7 @@ class Scheduler:
         self._ended: deque[_Ended] = deque(maxlen=HISTORY_COUNT)
         self._totals: dict[Kind, _Total] = {}
         self._memory: MemoryFacts | None = None
+        self._trouble: str | None = None        # why the last choice could not be made
         self._woken = False
 
     # -- tablets -------------------------------------------------------------------------------------------------------
@@ -334,10 +335,16 @@ class Scheduler:
                     self._threads.discard(me)
                     return
                 self._woken = False
-            if self.run_one() is None:
-                with self._condition:
-                    if not self._woken:
-                        self._clock.wait(self._condition, self._interval_s)
+            ran, trouble = None, None
+            try:
+                ran = self.run_one()
+            except Exception as raised:         # not of a tablet: a bug here, or memory that cannot be counted
+                trouble = _text_of(raised)
+                _log.exception("maintenance cannot choose")
+            with self._condition:
+                self._trouble = trouble
+                if ran is None and not self._woken:
+                    self._clock.wait(self._condition, self._interval_s)
 
     def _start_threads(self) -> None:
         while len(self._threads) < self._thread_count:
@@ -367,7 +374,7 @@ class Scheduler:
             now = self._clock.now()
             return {
                 "tablets": sorted(member.tablet_id for member in self._members), "threads": len(self._threads),
-                "stopped": self._stopped,
+                "stopped": self._stopped, "trouble": self._trouble,
                 "memory": None if self._memory is None else {
                     "used_bytes": self._memory.used_bytes, "budget_bytes": self._memory.budget_bytes,
                     "short": self._memory.is_short},

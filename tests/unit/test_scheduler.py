@@ -338,6 +338,27 @@ def test_the_thread_outlives_errors_of_every_kind(threaded: Scheduler, clock: Ma
     assert (totals["done"], totals["failed"]) == (1, 4)
 
 
+def test_the_thread_outlives_a_choice_that_cannot_be_made(clock: ManualClock) -> None:
+    broken = True
+
+    def used_bytes() -> int:
+        if broken:
+            raise ValueError("nobody can count this")
+        return 0
+
+    scheduler = Scheduler(memory_budget_bytes=1000 * MIB, used_bytes=used_bytes, clock=clock)
+    held = Held()
+    held.go.set()
+    scheduler.register(held.tablet)
+    assert clock.waiting.acquire(timeout=WAIT_S)
+    assert "nobody can count" in scheduler.stats()["trouble"]
+    broken = False
+    scheduler.wake()
+    assert held.begun.wait(WAIT_S)
+    scheduler.stop()
+    assert scheduler.stats()["trouble"] is None
+
+
 def test_unregister_waits_for_the_running_action(threaded: Scheduler) -> None:
     held = Held()
     threaded.register(held.tablet)

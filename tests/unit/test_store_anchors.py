@@ -1,6 +1,7 @@
 """Which stores a log's COMMITs name: the native tally against protobuf's own parser."""
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,35 @@ def test_a_malformed_result_is_told_with_its_place(tmp_path: Path) -> None:
         with pytest.raises(BadFormat) as raised:
             tally(path)
         assert raised.value.offset == len(head)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_batches_with_right_checksums_are_refused_or_harmless(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    log = Log()
+    for number in range(5):
+        log.done(log.rows(2), [memrowset(number), store(number, 2)], [store(7, number)])
+    batch: Any = message_class("kudu.log.LogEntryBatchPB")()
+    batch.entry.extend(log.entries)
+    good = bytes(batch.SerializeToString())
+    header: Any = message_class("kudu.log.LogSegmentHeaderPB")(
+        tablet_id=TABLET_ID.encode(), sequence_number=1, schema_version=0)
+    log.schema.to_pb(header.schema)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(good)
+        for _ in range(rng.randrange(1, 4)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        cut = damaged[:rng.randrange(len(damaged))] if rng.random() < 0.3 else damaged
+        path = tmp_path / "wal-000000001"
+        path.write_bytes(spec.build_header(header) + spec.build_entry(bytes(cut), spec.Codec.NONE))
+        try:
+            anchors = tally(path)
+        except BadFormat:
+            refused += 1
+            continue
+        assert all(use.first_index >= 1 and use.operations >= 1 for use in anchors.stores)
+    assert 0 < refused < 300
 
 
 @pytest.mark.parametrize("server", [*stopped.golden_servers(), *stopped.shared_servers()], ids=lambda s: s.name)
