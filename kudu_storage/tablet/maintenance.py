@@ -81,7 +81,8 @@ class Maintenance:
         self._closed = False                    # under _idle
         self._retired: list[weakref.ref[DiskRowSet]] = []       # that a scan may still read (F3)
         self.sizes = RowSetSizes(blocks)
-        self._planner = Planner(self)
+        self._since: dict[str, float] = {}      # see Planner; under _planning
+        self._planning = threading.Lock()
 
     def close(self) -> None:
         """Until nothing runs any more; nothing is begun afterwards."""
@@ -321,8 +322,8 @@ class Maintenance:
     # -- for a scheduler -----------------------------------------------------------------------------------------------
     def plans(self, policy: MaintenancePolicy | None = None, compaction: CompactionPolicy | None = None) -> list[Plan]:
         """What could be done now, and at what cost; see kudu_storage.tablet.scoring.choose()."""
-        with self._running():
-            return self._planner.plans(policy, compaction)
+        with self._running(), self._planning:
+            return Planner(self, self._since).plans(policy, compaction)
 
     def run(self, candidate: Candidate) -> Done | None:
         """Do what a plan says. None: there was nothing left to do. Raises as flush_memory()."""
@@ -344,16 +345,20 @@ class Maintenance:
 
     # -- what there is -------------------------------------------------------------------------------------------------
     def layout(self) -> list[dict[str, Any]]:
-        """The rowsets, by id: where they lie and what they weigh."""
+        """The rowsets, by id: where they lie and what they weigh (None: that cannot be found out now)."""
         return [self._describe(flushed) for flushed in self.store.view.flushed]
 
     def _describe(self, flushed: FlushedRowSet) -> dict[str, Any]:
         disk, live = flushed.disk, flushed.store.live
-        facts = self.sizes.facts(flushed)
+        facts = None
+        with contextlib.suppress(KuduStorageError):     # its directory failed, or is not held any more
+            facts = self.sizes.facts(flushed)
         return {
             "id": flushed.id, "rows": disk.row_count, "live_rows": disk.row_count - live.dead_count,
-            "min_key": disk.min_key.hex(), "max_key": disk.max_key.hex(), "data_bytes": facts.data_bytes,
-            "disk_bytes": facts.disk_bytes, "redo_files": len(disk.redo_files), "undo_files": len(disk.undo_files),
+            "min_key": disk.min_key.hex(), "max_key": disk.max_key.hex(),
+            "data_bytes": facts and facts.data_bytes,
+            "disk_bytes": facts and facts.disk_bytes,
+            "redo_files": len(disk.redo_files), "undo_files": len(disk.undo_files),
             "delta_store": {"id": flushed.store.dms_id, "changes": disk.memory.change_count,
                             "memory_bytes": disk.memory.memory_bytes},
         }

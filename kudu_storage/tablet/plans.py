@@ -32,12 +32,18 @@ class Plan:
 
 
 class Planner:
-    """Of one tablet. Args: clock: seconds that never go back; tests have their own."""
+    """Looks at one tablet once.
 
-    def __init__(self, maintenance: Maintenance, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        since: by store, when it was first seen to hold something; the caller keeps it from one look to the next.
+        clock: seconds that never go back; tests have their own.
+    """
+
+    def __init__(self, maintenance: Maintenance, since: dict[str, float],
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self._maintenance = maintenance
         self._clock = clock
-        self._since: dict[str, float] = {}          # when a store was first seen to hold something
+        self._since = since
 
     def plans(self, policy: MaintenancePolicy | None = None, compaction: CompactionPolicy | None = None) -> list[Plan]:
         """Everything that could be done. Raises as opening blocks does, TabletClosed, TabletFailed."""
@@ -48,7 +54,9 @@ class Planner:
         kept = dict(zip(anchors, store.log_bytes_from(list(anchors.values())), strict=True))
         tail = kept[IN_FLIGHT_OWNER]
         held = {owner: size - tail for owner, size in kept.items()}
-        self._since = {owner: self._since.get(owner, now) for owner in anchors}
+        known = {owner: self._since.get(owner, now) for owner in anchors}
+        self._since.clear()
+        self._since.update(known)
         found = [self._log_gc(max(kept.values()))]
         view = store.view
         for memory in view.memory:

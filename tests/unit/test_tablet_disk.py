@@ -343,6 +343,18 @@ def test_closing_waits_for_what_runs_and_ends_it(tablet: Tablet) -> None:
         assert opened.count() == 10 and opened.stats()["rowsets"] == 1
 
 
+def test_a_flushed_tablet_that_nobody_closed_lets_go_of_its_folder(tmp_path: Path) -> None:
+    tablet = Tablet.create(tmp_path / "t", numbers())
+    fill(tablet, range(10))
+    tablet.flush()
+    tablet.compact()
+    assert tablet.maintenance.plans() is not None
+    del tablet
+    with Tablet.open(tmp_path / "t") as opened:
+        assert opened.count() == 10
+    assert opened.stats()["rowsets"] == 1
+
+
 def test_blocks_that_a_crash_left_are_deleted_at_the_next_opening(tmp_path: Path) -> None:
     with Tablet.create(tmp_path / "t", model_schema()) as tablet:
         model = Model()
