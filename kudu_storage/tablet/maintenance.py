@@ -318,16 +318,20 @@ class Maintenance:
 
     # -- what there is -------------------------------------------------------------------------------------------------
     def layout(self) -> list[dict[str, Any]]:
-        """The rowsets, by id: where they lie and what they weigh."""
+        """The rowsets, by id: where they lie and what they weigh (None: that cannot be found out now)."""
         return [self._describe(flushed) for flushed in self.store.view.flushed]
 
     def _describe(self, flushed: FlushedRowSet) -> dict[str, Any]:
         disk, live = flushed.disk, flushed.store.live
-        facts = self.sizes.facts(flushed)
+        facts = None
+        with contextlib.suppress(KuduStorageError):     # its directory failed, or is not held any more
+            facts = self.sizes.facts(flushed)
         return {
             "id": flushed.id, "rows": disk.row_count, "live_rows": disk.row_count - live.dead_count,
-            "min_key": disk.min_key.hex(), "max_key": disk.max_key.hex(), "data_bytes": facts.data_bytes,
-            "disk_bytes": facts.disk_bytes, "redo_files": len(disk.redo_files), "undo_files": len(disk.undo_files),
+            "min_key": disk.min_key.hex(), "max_key": disk.max_key.hex(),
+            "data_bytes": facts and facts.data_bytes,
+            "disk_bytes": facts and facts.disk_bytes,
+            "redo_files": len(disk.redo_files), "undo_files": len(disk.undo_files),
             "delta_store": {"id": flushed.store.dms_id, "changes": disk.memory.change_count,
                             "memory_bytes": disk.memory.memory_bytes},
         }

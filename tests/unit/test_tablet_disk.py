@@ -154,6 +154,41 @@ def test_flushing_lets_the_log_go(tablet: Tablet) -> None:
         assert opened.stats()["memrowset"]["keys"] == 0, "what is flushed was replayed"
 
 
+def test_operations_since_the_last_step_are_kept_before_any_store_has_an_anchor_of_them(tablet: Tablet) -> None:
+    fill(tablet, range(10))
+    tablet.flush()
+    for first in range(100, 600, 100):
+        fill(tablet, range(first, first + 100), "x" * 200)          # more than a segment each
+    assert "operations in flight" in str(tablet.log.gc().blocked_by)
+    path = tablet.path
+    tablet.close()
+    with Tablet.open(path) as opened:
+        assert opened.count() == 510
+
+
+def test_one_operation_changes_rows_on_disk_in_the_order_of_its_rows(tablet: Tablet) -> None:
+    """Many rows of an operation are looked up in key order, and changed in theirs."""
+    fill(tablet, range(2000))
+    tablet.flush()
+    keys = [key * 7919 % 2000 for key in range(2000)]
+    write(tablet, "update", *({"id": key, "v": "once"} for key in keys))
+    session = tablet.new_session()
+    for key in keys:
+        session.apply(session.new_update({"id": key, "v": "twice"}))
+        if key % 3 == 0:
+            session.apply(session.new_delete({"id": key}))
+            session.apply(session.new_update_ignore({"id": key, "v": "not there"}))
+        if key % 6 == 0:
+            session.apply(session.new_insert({"id": key, "v": "new life"}))
+            session.apply(session.new_update({"id": key, "n": -1}))
+    session.flush()
+    expected = [(key, "new life", -1) if key % 6 == 0 else (key, "twice", key) for key in range(2000)
+                if key % 3 or key % 6 == 0]
+    assert rows_of(tablet) == expected
+    tablet.flush()
+    assert rows_of(tablet) == expected
+
+
 def test_a_commit_that_found_no_space_is_written_before_a_superblock_counts_on_it(tablet: Tablet) -> None:
     class Refused:
         done = property(lambda self: self.wait())
@@ -308,6 +343,18 @@ def test_closing_waits_for_what_runs_and_ends_it(tablet: Tablet) -> None:
         tablet.flush()
     with Tablet.open(tablet.path) as opened:
         assert opened.count() == 10 and opened.stats()["rowsets"] == 1
+
+
+def test_a_flushed_tablet_that_nobody_closed_lets_go_of_its_folder(tmp_path: Path) -> None:
+    tablet = Tablet.create(tmp_path / "t", numbers())
+    fill(tablet, range(10))
+    tablet.flush()
+    tablet.compact()
+    assert tablet.maintained.facts() is not None
+    del tablet
+    with Tablet.open(tmp_path / "t") as opened:
+        assert opened.count() == 10
+    assert opened.stats()["rowsets"] == 1
 
 
 def test_blocks_that_a_crash_left_are_deleted_at_the_next_opening(tmp_path: Path) -> None:
