@@ -2,9 +2,11 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset, strlen
 
 from kudu_storage._native.bloom cimport city_hash64
+from kudu_storage._native.cfile_index cimport compare_bytes
 from kudu_storage._native.cursor cimport Cursor, Field, Slice, cursor_left, cursor_of, read_field
 from kudu_storage._native.delta cimport (
     CHANGE_DELETE, ByteBuffer, buffer_append, buffer_free, buffer_room, change_of_row, change_start,
@@ -38,6 +40,8 @@ cdef enum:
     APPLY_CONTRADICTION = -3
     APPLY_NO_HEIR = -4          # a row's second place was not found: a bug
     APPLY_RAISED = -9
+    # An operation with fewer bytes of rows is not worth looking up in key order.
+    SEEK_AHEAD_BYTES_MIN = 512
 
 cdef enum Outcome:
     OUTCOME_OPEN = 0
@@ -67,6 +71,17 @@ cdef struct Found:
     RowState state              # there
     Position frozen_position
     StorePlace* store
+    int64_t row
+
+# A row of the operation in hand, to be looked for on disk in key order.
+cdef struct Sought:
+    size_t offset               # of the key in `keys`; `key` once they are all there
+    const uint8_t* key
+    size_t key_bytes
+    int64_t number
+
+cdef struct Seen:
+    StorePlace* store           # NULL: the key is live in no rowset
     int64_t row
 
 cdef struct Counts:
@@ -134,6 +149,12 @@ cdef class Applier:
     cdef ByteBuffer results         # OperationResultPBs of the operation in hand
     cdef ByteBuffer failures        # Failure and key, one after the other
     cdef ByteBuffer change          # of the row in hand, for a delta store
+    cdef ByteBuffer keys            # of the operation in hand, and below what is looked up ahead
+    cdef ByteBuffer sought          # Sought, by key
+    cdef ByteBuffer seen            # Seen, by number
+    cdef bint is_seen               # `seen` is of the operation in hand
+    cdef bint seeks_ahead           # many rows of the last operation were on disk
+    cdef int64_t on_disk            # rows of the operation in hand that were
     cdef int64_t failures_kept
     cdef int64_t failed_now
     cdef Counts totals
@@ -168,6 +189,9 @@ cdef class Applier:
         buffer_free(&self.results)
         buffer_free(&self.failures)
         buffer_free(&self.change)
+        buffer_free(&self.keys)
+        buffer_free(&self.sought)
+        buffer_free(&self.seen)
 
     def apply(self, RowBatch batch not None, int64_t term, int64_t index, uint64_t timestamp):
         cdef Slice rows, indirect, none
@@ -263,6 +287,12 @@ cdef int apply_all(Applier self, Slice rows, Slice indirect, const ProjectionInf
     cdef Outcome outcome = OUTCOME_OPEN
     cdef int64_t number = 0, counter = 0
     cdef int status
+    self.is_seen = False
+    if self.stores.count and self.seeks_ahead and rows.size >= SEEK_AHEAD_BYTES_MIN:
+        status = seek_ahead(self, rows, indirect, projection)
+        if status != APPLIED:
+            return status
+    self.on_disk = 0
     self.scratch.row.indirect_bytes = 0
     while True:
         decoded = decode_row(&at, indirect, projection, self.info, &self.scratch.row, &counter)
@@ -278,6 +308,50 @@ cdef int apply_all(Applier self, Slice rows, Slice indirect, const ProjectionInf
         if status != APPLIED:
             return status
         number += 1
+    self.seeks_ahead = self.on_disk * 4 > number
+    return APPLIED
+
+
+cdef int by_key(const void* one, const void* other) noexcept nogil:
+    cdef const Sought* a = <const Sought*> one
+    cdef const Sought* b = <const Sought*> other
+    return compare_bytes(a.key, a.key_bytes, b.key, b.key_bytes)
+
+
+cdef int seek_ahead(Applier self, Slice rows, Slice indirect, const ProjectionInfo* projection) except APPLY_RAISED nogil:
+    """Find all rows of the operation that are on disk, in key order: a block of keys is then decoded once for all of its
+    rows. A row found live may be dead when its turn comes (then the key is live in no rowset), never the other way."""
+    cdef const DecodedRow* row = &self.scratch.row
+    cdef Cursor at = cursor_of(rows.data, rows.size)
+    cdef Sought sought
+    cdef Sought* wanted
+    cdef Seen* seen
+    cdef Seen nothing
+    cdef int64_t counter = 0, number = 0
+    cdef size_t i, count
+    memset(&nothing, 0, sizeof(Seen))
+    self.keys.size = self.sought.size = self.seen.size = 0
+    self.scratch.row.indirect_bytes = 0
+    while decode_row(&at, indirect, projection, self.info, &self.scratch.row, &counter) == DECODE_OK:
+        if row.fault == ROW_VALID:
+            sought.offset, sought.key, sought.key_bytes, sought.number = self.keys.size, NULL, row.key_size, number
+            buffer_append(&self.keys, row.key, row.key_size)
+            buffer_append(&self.sought, <const uint8_t*> &sought, sizeof(Sought))
+        buffer_append(&self.seen, <const uint8_t*> &nothing, sizeof(Seen))
+        number += 1
+    if self.keys.failed or self.sought.failed or self.seen.failed:
+        return APPLY_MEMORY
+    wanted, seen = <Sought*> self.sought.data, <Seen*> self.seen.data
+    count = self.sought.size // sizeof(Sought)
+    for i in range(count):
+        wanted[i].key = self.keys.data + wanted[i].offset
+    if count:
+        qsort(wanted, count, sizeof(Sought), by_key)
+    for i in range(count):
+        number = wanted[i].number
+        seen[number].store = self.stores.find(wanted[i].key, wanted[i].key_bytes,
+                                              city_hash64(wanted[i].key, wanted[i].key_bytes), True, &seen[number].row)
+    self.is_seen = True
     return APPLIED
 
 
@@ -316,7 +390,7 @@ cdef int apply_row(Applier self, int64_t number, uint64_t timestamp, Outcome out
             return refuse(self, number, VERDICT_CELL_TOO_LARGE) if outcome == OUTCOME_OPEN else APPLY_CONTRADICTION
     found.place = PLACE_NONE
     if row.fault == ROW_VALID:
-        find_row(self, row, &found)
+        find_row(self, row, number, &found)
     verdict = judge_operation(row, found.place != PLACE_NONE, changes)
     if outcome == OUTCOME_CHANGED and (verdict == VERDICT_NOTHING or verdict >= VERDICT_PRESENT):
         return APPLY_CONTRADICTION
@@ -338,7 +412,7 @@ cdef int apply_row(Applier self, int64_t number, uint64_t timestamp, Outcome out
     return change_row(self, row, &found, verdict, timestamp)
 
 
-cdef int find_row(Applier self, const DecodedRow* row, Found* found) except APPLY_RAISED nogil:
+cdef int find_row(Applier self, const DecodedRow* row, int64_t number, Found* found) except APPLY_RAISED nogil:
     """Where the row is live. Memory first: most rows that change were written lately, and it costs no file."""
     self.rows.find(row, &found.position)
     found.state = self.rows.state_at(&found.position)
@@ -350,10 +424,18 @@ cdef int find_row(Applier self, const DecodedRow* row, Found* found) except APPL
         if self.frozen.state_at(&found.frozen_position) == STATE_LIVE:
             found.place = PLACE_FROZEN
             return APPLIED
-    if self.stores.count:
+    if self.is_seen:
+        found.store = (<Seen*> self.seen.data)[number].store
+        found.row = (<Seen*> self.seen.data)[number].row
+        if found.store != NULL and (<RowStore> found.store.store).live.is_dead(found.row):
+            found.store = NULL
+    elif self.stores.count:
         found.store = self.stores.find(row.key, row.key_size, city_hash64(row.key, row.key_size), True, &found.row)
-        if found.store != NULL:
-            found.place = PLACE_STORE
+    else:
+        return APPLIED
+    if found.store != NULL:
+        self.on_disk += 1
+        found.place = PLACE_STORE
     return APPLIED
 
 

@@ -904,6 +904,9 @@ cdef class ColumnCursor:
         cdef uint64_t low = 0, high = self.decoder.row_count, middle, step = 1
         cdef int order = -1
         exact[0] = False
+        if self.reader.shape.encoding == ENCODING_BIT_SHUFFLE \
+                and self.decoder.shuffled.held < self.decoder.shuffled.piece_count:
+            near_held(self, key, size, &low, &high)
         if self.reader.shape.encoding == ENCODING_PREFIX and self.decoder.prefix.restart_count:
             step = self.decoder.prefix.interval     # rows between restart points are found by reading on
             low = 0
@@ -1052,3 +1055,29 @@ cdef class ColumnCursor:
             return [first + i for i in range(wanted) if (selection.data[i >> 3] >> (i & 7)) & 1]
         finally:
             buffer_free(&selection)
+
+
+cdef int near_held(ColumnCursor self, const uint8_t* key, size_t size, uint64_t* low, uint64_t* high) except -1 nogil:
+    """Bounds for _lower_bound, from the piece that is decoded and those behind it: keys that are asked for in order
+    are found without decoding the pieces that a search from the middle would meet."""
+    cdef uint64_t width = self.decoder.shuffled.piece_elements
+    cdef uint64_t probe = self.decoder.shuffled.held * width
+    cdef int order = 0
+    if probe >= high[0]:
+        return 0
+    self._compare(probe, key, size, &order)
+    if order >= 0:
+        high[0] = probe
+        return 0
+    low[0] = probe + 1
+    probe += width - 1                  # the last of the piece
+    while low[0] < high[0]:
+        probe = min(probe, high[0] - 1)
+        self._compare(probe, key, size, &order)
+        if order >= 0:
+            high[0] = probe
+            break
+        low[0] = probe + 1
+        probe += width
+        width *= 2
+    return 0

@@ -27,6 +27,7 @@ from kudu_storage._native.row_checksum import checksum
 from kudu_storage.bootstrap.layout import create_tablet
 from kudu_storage.bootstrap.log_port import LogPort, check_one_voter
 from kudu_storage.bootstrap.log_replay import recover_rows
+from kudu_storage.bootstrap.maintained import MaintainedTablet
 from kudu_storage.bootstrap.recovery import commit_pending, delete_garbage, store_of
 from kudu_storage.common.limits import MIB
 from kudu_storage.common.schema import Schema
@@ -48,26 +49,33 @@ from kudu_storage.tablet.predicates import Column
 from kudu_storage.tablet.result import Row, row_type
 from kudu_storage.tablet.rowset_writer import TARGET_ROWSET_BYTES
 from kudu_storage.tablet.scanner import Scanner, scan_view
+from kudu_storage.tablet.scheduler import Scheduler, process_scheduler
 from kudu_storage.tablet.session import Session, new_operation
 from kudu_storage.tablet.store import TabletStore
 from kudu_storage.tablet.view import View
 from kudu_storage.wal.log import Log
 
 _LOG_OPTIONS = frozenset({"durability", "segment_size", "compression", "queue_size", "cache_size", "retention"})
-_TABLET_OPTIONS = frozenset({"block_cache_size", "rowset_size"})
+_TABLET_OPTIONS = frozenset({"block_cache_size", "rowset_size", "maintenance"})
+_MAINTENANCE = ("manual", "background")
 
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
     block_cache_bytes: int = 256 * MIB
     rowset_bytes: int = TARGET_ROWSET_BYTES
+    in_background: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> _Settings:
         """Raises InvalidArgument."""
         defaults = cls()
+        maintenance = options.get("maintenance", "manual")
+        if maintenance not in _MAINTENANCE:
+            raise InvalidArgument(f"maintenance is {maintenance!r}", advice=" or ".join(map(repr, _MAINTENANCE)))
         return cls(parse_bytes(options.get("block_cache_size", defaults.block_cache_bytes)),
-                   max(1, parse_bytes(options.get("rowset_size", defaults.rowset_bytes))))
+                   max(1, parse_bytes(options.get("rowset_size", defaults.rowset_bytes))),
+                   maintenance == "background")
 
 
 class Tablet:
@@ -81,7 +89,7 @@ class Tablet:
     """
 
     def __init__(self, path: Path, superblock: Superblock, store: TabletStore, port: LogPort,
-                 maintenance: Maintenance) -> None:
+                 maintenance: Maintenance, maintained: MaintainedTablet) -> None:
         self.path = str(path)
         self.tablet_id = superblock.tablet_id
         self.table_name = superblock.table_name
@@ -92,6 +100,8 @@ class Tablet:
         self._keys = KeyEncoder(store.view.layout)
         self._points = PointReader(store.view.layout)
         self._maintenance = maintenance
+        self._maintained = maintained
+        self._scheduler: Scheduler | None = None
 
     # -- opening -------------------------------------------------------------------------------------------------------
     @classmethod
@@ -126,6 +136,7 @@ class Tablet:
             tablet_id: which one, where there are several.
             options: durability, segment_size, compression, queue_size, cache_size, retention: of the log, as for
             Log.open(). block_cache_size: of blocks of column files. rowset_size: of a new rowset's files, about.
+            maintenance: "manual", or "background": this process's scheduler flushes, compacts and collects as needed.
         Raises:
             NotFound, InvalidArgument. DirectoryLocked or LogLocked: open elsewhere. Unsupported: several voters, or
             what cannot be written. CorruptionError and its kinds: what the log, the metadata or a rowset cannot be.
@@ -162,7 +173,12 @@ class Tablet:
             maintenance = Maintenance(store, metadata, blocks, cache, target_rowset_bytes=settings.rowset_bytes)
             delete_garbage(roots, blocks)
             maintenance.clean_up()
-            return cls(roots.wal_root, superblock, store, port, maintenance)
+            maintained = MaintainedTablet(superblock, store, port.log, maintenance)
+            tablet = cls(roots.wal_root, superblock, store, port, maintenance, maintained)
+            if settings.in_background:
+                tablet._scheduler = process_scheduler()
+                tablet._scheduler.register(maintained)
+            return tablet
         except BaseException:
             port.close()
             raise
@@ -172,6 +188,8 @@ class Tablet:
 
         What is in memory stays in the log: the next opening replays it. Waits for flushes and compactions that run.
         """
+        if self._scheduler is not None:
+            self._scheduler.unregister(self._maintained)
         if not self._store.closed and self._store.is_of_this_process:
             self._maintenance.close()
         self._store.close()
@@ -336,6 +354,11 @@ class Tablet:
     def maintenance(self) -> Maintenance:
         """Single steps, for whoever decides what to do when."""
         return self._maintenance
+
+    @property
+    def maintained(self) -> MaintainedTablet:
+        """What could be done now, with plans; for a kudu_storage.tablet.scheduler.Scheduler of one's own too."""
+        return self._maintained
 
     def flush(self) -> None:
         """Rows in memory to disk, and changes of rows on disk, while writers and readers go on.

@@ -17,6 +17,7 @@ from kudu_storage.cli.roots import find_roots, with_roots
 from kudu_storage.cli.table import FORMATS
 
 if TYPE_CHECKING:
+    from kudu_storage.fs.blocks import BlockManager
     from kudu_storage.fs.layout import TabletFiles
     from kudu_storage.fs.superblock import Superblock
     from kudu_storage.tablet.output import Format
@@ -69,6 +70,40 @@ def _print_meta(files: TabletFiles, indent: str) -> None:
         f"{indent}Table name: {found.table_name} Table id: {found.table_id}\n"
         f"{indent}Schema (version={found.schema_version}): {schema_text(found.schema)}\n"
         f"Superblock:\n{debug_string(found.message)}\n")
+
+
+@local_replica.command("info")
+@click.argument("tablet")
+@with_roots
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+              help="Form of the output.")
+def info(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: str, fs_metadata_dir: str,
+         form: str) -> None:
+    """Print a TABLET's rowset layout, who keeps its log since when, and what maintenance would do."""
+    import contextlib
+    import json
+    import time
+
+    from kudu_storage.bootstrap.replica_info import replica_info
+    from kudu_storage.cli.output import ByteExactOutput
+    from kudu_storage.cli.replica_info import info_json, info_lines
+    from kudu_storage.errors import NotFound
+    from kudu_storage.fs.blocks import open_block_manager
+
+    roots = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
+    files = roots.tablet(tablet)
+    with contextlib.ExitStack() as stack:
+        blocks: BlockManager | None = None
+        with contextlib.suppress(NotFound):         # a log alone tells something too
+            blocks = open_block_manager(roots.data_roots, read_only=True)
+            stack.callback(blocks.close)
+        found = replica_info(files, blocks, now=time.time())
+    out = ByteExactOutput()
+    if form == "json":
+        out.write(json.dumps(info_json(found)) + "\n")
+    else:
+        out.write("".join(f"{line}\n" for line in info_lines(found)))
+    sys.exit(1 if found.problems else 0)
 
 
 @local_replica.group()

@@ -43,11 +43,10 @@ from kudu_storage.tablet.compaction_policy import CompactionPolicy, pick_rowsets
 from kudu_storage.tablet.disk_rowset import DiskRowSet
 from kudu_storage.tablet.flushed import with_files, with_new_memory
 from kudu_storage.tablet.metadata import RowSetEdit, SuperblockChange, TabletMetadata, apply_change
-from kudu_storage.tablet.plans import Plan, Planner
 from kudu_storage.tablet.rewriting import NewBlocks, Rewrite
 from kudu_storage.tablet.rowset_facts import RowSetSizes
 from kudu_storage.tablet.rowset_writer import TARGET_ROWSET_BYTES, flush_mem_rowset, write_missed
-from kudu_storage.tablet.scoring import Candidate, Kind, MaintenancePolicy
+from kudu_storage.tablet.scoring import Kind
 from kudu_storage.tablet.store import TabletStore
 from kudu_storage.tablet.view import FlushedRowSet, Heirs, MemStore, View
 
@@ -81,7 +80,6 @@ class Maintenance:
         self._closed = False                    # under _idle
         self._retired: list[weakref.ref[DiskRowSet]] = []       # that a scan may still read (F3)
         self.sizes = RowSetSizes(blocks)
-        self._planner = Planner(self)
 
     def close(self) -> None:
         """Until nothing runs any more; nothing is begun afterwards."""
@@ -318,45 +316,29 @@ class Maintenance:
         except KuduStorageError:
             return ()
 
-    # -- for a scheduler -----------------------------------------------------------------------------------------------
-    def plans(self, policy: MaintenancePolicy | None = None, compaction: CompactionPolicy | None = None) -> list[Plan]:
-        """What could be done now, and at what cost; see kudu_storage.tablet.scoring.choose()."""
-        with self._running():
-            return self._planner.plans(policy, compaction)
-
-    def run(self, candidate: Candidate) -> Done | None:
-        """Do what a plan says. None: there was nothing left to do. Raises as flush_memory()."""
-        kind, rowset_id = candidate.kind, _rowset_in(candidate.target)
-        if kind == "log_gc":
-            with self._running():
-                return Done("log_gc", candidate.target) if self.store.collect_log() else None
-        if kind == "flush_memrowset":
-            return self.flush_memory()
-        if kind == "merge":
-            return self.merge([int(number) for number in candidate.target.removeprefix("rowsets ").split(", ")])
-        steps = {"flush_deltas": self.flush_deltas, "minor_delta": self.compact_redos,
-                 "major_delta": self.compact_columns, "undo_gc": self.forget_undos, "rowset_gc": self.forget_rowset}
-        return steps[kind](rowset_id)
-
-    def deltas_of(self, flushed: FlushedRowSet) -> delta_policy.RowSetDeltas:
-        """Facts of a rowset's delta files. Raises as opening blocks does."""
-        return self.sizes.deltas(flushed, self._files(flushed))
-
     # -- what there is -------------------------------------------------------------------------------------------------
     def layout(self) -> list[dict[str, Any]]:
-        """The rowsets, by id: where they lie and what they weigh."""
+        """The rowsets, by id: where they lie and what they weigh (None: that cannot be found out now)."""
         return [self._describe(flushed) for flushed in self.store.view.flushed]
 
     def _describe(self, flushed: FlushedRowSet) -> dict[str, Any]:
         disk, live = flushed.disk, flushed.store.live
-        facts = self.sizes.facts(flushed)
+        facts = None
+        with contextlib.suppress(KuduStorageError):     # its directory failed, or is not held any more
+            facts = self.sizes.facts(flushed)
         return {
             "id": flushed.id, "rows": disk.row_count, "live_rows": disk.row_count - live.dead_count,
-            "min_key": disk.min_key.hex(), "max_key": disk.max_key.hex(), "data_bytes": facts.data_bytes,
-            "disk_bytes": facts.disk_bytes, "redo_files": len(disk.redo_files), "undo_files": len(disk.undo_files),
+            "min_key": disk.min_key.hex(), "max_key": disk.max_key.hex(),
+            "data_bytes": facts and facts.data_bytes,
+            "disk_bytes": facts and facts.disk_bytes,
+            "redo_files": len(disk.redo_files), "undo_files": len(disk.undo_files),
             "delta_store": {"id": flushed.store.dms_id, "changes": disk.memory.change_count,
                             "memory_bytes": disk.memory.memory_bytes},
         }
+
+    def deltas_of(self, flushed: FlushedRowSet) -> delta_policy.RowSetDeltas:
+        """Facts of a rowset's delta files. Raises as opening blocks does."""
+        return self.sizes.deltas(flushed, self._files(flushed))
 
     # -- pieces --------------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -440,9 +422,3 @@ class Maintenance:
 
     def _retire(self, rowsets: Sequence[FlushedRowSet]) -> None:
         self._retired += [weakref.ref(flushed.disk) for flushed in rowsets]
-
-
-def _rowset_in(target: str) -> int:
-    """Of "rowset 7" or "store 7/3"; -1: it names none."""
-    name, _, number = target.partition(" ")
-    return int(number.partition("/")[0]) if name in ("rowset", "store") else -1

@@ -97,7 +97,8 @@ def choose(candidates: Sequence[Candidate], policy: MaintenancePolicy, *, memory
                   _shorten_replay(candidates, policy)):
         if found is not None:
             return found
-    gaining = max(candidates, key=lambda c: c.gain, default=None)
+    # After an hour all stores gain the same: those that hold most log go first.
+    gaining = max(candidates, key=lambda c: (c.gain, c.log_bytes), default=None)
     freeing = max(candidates, key=lambda c: c.disk_bytes, default=None)
     gains = gaining is not None and gaining.gain > 0
     if freeing is not None and freeing.disk_bytes > policy.disk_bytes_min \

@@ -457,9 +457,7 @@ class Log(LogAppender):
         with self._mutex:
             self._require_open()
             state, segments = self._view()
-            written = state["written_index"]
-            # What must not go is what a restart would need to know the log's end; "os" promises nothing about that.
-            plan = self._plan(segments, written if self._settings["durability"] == 1 else state["durable_index"])
+            plan = self._plan(segments, self._end_index(state))
             try:
                 for sequence in plan.remove:
                     self._remove(sequence)
@@ -469,6 +467,17 @@ class Log(LogAppender):
                 if plan.remove and plan.first_kept_index is not None:
                     self._reading.collected(plan.first_kept_index)
             return GcResult(len(plan.remove), plan.bytes, plan.blocked_by, plan.keep)
+
+    def gc_plan(self) -> GcPlan:
+        """What gc() would do now, and who keeps the rest. Nothing is promised: an anchor may come before it."""
+        with self._mutex:
+            self._require_open()
+            state, segments = self._view()
+        return self._plan_of(segments, self._end_index(state))
+
+    def _end_index(self, state: dict[str, Any]) -> int:
+        """What must not go is what a restart would need to know the log's end; "os" promises nothing about that."""
+        return int(state["written_index"] if self._settings["durability"] == 1 else state["durable_index"])
 
     def bytes_from(self, indexes: Sequence[int]) -> list[int]:
         """For each index the bytes of the segments from the one on that holds it: what an anchor there keeps."""
@@ -489,12 +498,15 @@ class Log(LogAppender):
     def _plan(self, segments: list[SegmentFacts], durable: int) -> GcPlan:
         """A plan that no anchor can be registered against any more."""
         while True:
-            plan = plan_gc(segments, anchors=self.anchors.holders(), durable_index=durable,
-                           now_micros=time.time_ns() // 1000, policy=self._settings["retention"])
+            plan = self._plan_of(segments, durable)
             if not plan.remove or plan.first_kept_index is None:
                 return plan
             if self.anchors.raise_floor(plan.first_kept_index) is None:
                 return plan
+
+    def _plan_of(self, segments: list[SegmentFacts], durable: int) -> GcPlan:
+        return plan_gc(segments, anchors=self.anchors.holders(), durable_index=durable,
+                       now_micros=time.time_ns() // 1000, policy=self._settings["retention"])
 
     def truncate_after(self, index: int) -> None:
         """Remove all entries above `index`, durably on return; the next entry gets index + 1.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kudu_storage._native.entry import EntryTally
+from kudu_storage._native.segment import BatchChunk
 from kudu_storage.errors import BadFormat, BlankSegment, DiskError, KuduStorageError, MissingOperations
 from kudu_storage.wal.judgement import judge_end, unreadable_end
 from kudu_storage.wal.reader import Segment, SegmentFile, check_sequence, list_segments, open_segment, sequence_of_name
@@ -52,15 +53,18 @@ class Checked:
     end_offset: int | None = None
 
 
-def verify(path: str | os.PathLike[str], progress: Callable[[SegmentReport], None] | None = None) -> VerifyReport:
+def verify(path: str | os.PathLike[str], progress: Callable[[SegmentReport], None] | None = None, *,
+           each: Callable[[BatchChunk], None] | None = None) -> VerifyReport:
     """Check a tablet's log folder, or one segment file as if it were the last of its log.
 
+    each: called with every chunk of good entries, in the log's order; where it raises BadFormat with the offset of a
+    batch, that one is malformed.
     Raises only NotFound and DiskError for the folder itself; damage is in the report.
     """
     files, opened, checked = log_files(path), [], []
     try:
         for file in files:
-            segment, result = check_file(file)
+            segment, result = check_file(file, each)
             if segment is not None:
                 opened.append(segment)
             checked.append(result)
@@ -85,7 +89,7 @@ def log_files(path: str | os.PathLike[str]) -> list[SegmentFile]:
     return [SegmentFile(os.fspath(path), sequence_of_name(os.fspath(path)))]
 
 
-def check_file(file: SegmentFile) -> tuple[Segment | None, Checked]:
+def check_file(file: SegmentFile, each: Callable[[BatchChunk], None] | None = None) -> tuple[Segment | None, Checked]:
     """Open and read one file. The segment, if it could be opened, is left open for the caller."""
     started = time.monotonic()
     try:
@@ -93,7 +97,7 @@ def check_file(file: SegmentFile) -> tuple[Segment | None, Checked]:
     except KuduStorageError as error:
         return None, _not_opened(file, error, time.monotonic() - started)
     try:
-        return segment, check_segment(segment)
+        return segment, check_segment(segment, each)
     except BaseException:
         segment.close()
         raise
@@ -110,8 +114,8 @@ def _not_opened(file: SegmentFile, error: KuduStorageError, seconds: float) -> C
     return Checked(report, () if blank else (Problem.of(error, file.sequence),), None)
 
 
-def check_segment(segment: Segment) -> Checked:
-    """Read all entries of an open segment."""
+def check_segment(segment: Segment, each: Callable[[BatchChunk], None] | None = None) -> Checked:
+    """Read all entries of an open segment. each: as for verify()."""
     started = time.monotonic()
     tally, scanner = EntryTally(), segment.scanner()
     problems: list[Problem] = []
@@ -120,9 +124,11 @@ def check_segment(segment: Segment) -> Checked:
     try:
         while (chunk := scanner.next_chunk()) is not None:
             tally.add(chunk)
+            if each is not None:
+                each(chunk)
     except BadFormat as error:
         malformed = error
-        malformed.offset = segment.first_offset if tally.malformed_offset is None else tally.malformed_offset
+        malformed.offset = segment.first_offset if error.offset is None else error.offset
     except DiskError as error:
         refused = error
     end = unreadable_end(segment, scanner, tally.entries, refused) if refused is not None \

@@ -76,8 +76,13 @@ def test_collection_keeps_what_an_anchor_needs_and_names_it(tmp_path: Path) -> N
             held = log.gc()
             assert held.segments == 0
             assert held.blocked_by is not None and "snapshot-7" in held.blocked_by
+            assert log.gc_plan().blocked_by == held.blocked_by
+        plan = log.gc_plan()
+        with log.anchor(index=1, owner="a late one"):       # a plan promises nothing
+            assert log.gc_plan().remove == ()
         freed = log.gc()
         assert freed.segments > 0 and freed.bytes > 0
+        assert (freed.segments, freed.bytes) == (len(plan.remove), plan.bytes)
         with pytest.raises(Collected):
             log.read(from_index=1)
         assert len(payloads(log)) == 101 - log.first_index

@@ -87,3 +87,10 @@ def test_of_delta_stores_the_one_with_most_log_goes_until_memory_is_full() -> No
 def test_policies_without_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidArgument):
         MaintenancePolicy(**wrong)  # type: ignore[arg-type]
+
+
+def test_of_stores_that_gain_the_same_the_one_that_holds_most_log_goes() -> None:
+    rows = Candidate("flush_memrowset", "t1", "memrowset 4", log_bytes=10, memory_bytes=900, gain=1.0)
+    changes = Candidate("flush_deltas", "t1", "store 7/3", log_bytes=20, memory_bytes=1, gain=1.0)
+    decision = chosen(rows, changes)
+    assert decision is not None and decision.candidate is changes

@@ -14,8 +14,9 @@ from kudu_storage import Tablet
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import InvalidArgument, NoSpace, RowErrors, TabletClosed
 from kudu_storage.protos import message_class
-from kudu_storage.tablet.compaction_policy import CompactionPolicy
-from kudu_storage.tablet.scoring import MaintenancePolicy, choose
+from kudu_storage.tablet.maintenance_facts import MemoryFacts
+from kudu_storage.tablet.maintenance_policy import Policy, next_action
+from kudu_storage.tablet.scoring import MaintenancePolicy
 
 
 def numbers() -> Schema:
@@ -153,6 +154,41 @@ def test_flushing_lets_the_log_go(tablet: Tablet) -> None:
         assert opened.stats()["memrowset"]["keys"] == 0, "what is flushed was replayed"
 
 
+def test_operations_since_the_last_step_are_kept_before_any_store_has_an_anchor_of_them(tablet: Tablet) -> None:
+    fill(tablet, range(10))
+    tablet.flush()
+    for first in range(100, 600, 100):
+        fill(tablet, range(first, first + 100), "x" * 200)          # more than a segment each
+    assert "operations in flight" in str(tablet.log.gc().blocked_by)
+    path = tablet.path
+    tablet.close()
+    with Tablet.open(path) as opened:
+        assert opened.count() == 510
+
+
+def test_one_operation_changes_rows_on_disk_in_the_order_of_its_rows(tablet: Tablet) -> None:
+    """Many rows of an operation are looked up in key order, and changed in theirs."""
+    fill(tablet, range(2000))
+    tablet.flush()
+    keys = [key * 7919 % 2000 for key in range(2000)]
+    write(tablet, "update", *({"id": key, "v": "once"} for key in keys))
+    session = tablet.new_session()
+    for key in keys:
+        session.apply(session.new_update({"id": key, "v": "twice"}))
+        if key % 3 == 0:
+            session.apply(session.new_delete({"id": key}))
+            session.apply(session.new_update_ignore({"id": key, "v": "not there"}))
+        if key % 6 == 0:
+            session.apply(session.new_insert({"id": key, "v": "new life"}))
+            session.apply(session.new_update({"id": key, "n": -1}))
+    session.flush()
+    expected = [(key, "new life", -1) if key % 6 == 0 else (key, "twice", key) for key in range(2000)
+                if key % 3 or key % 6 == 0]
+    assert rows_of(tablet) == expected
+    tablet.flush()
+    assert rows_of(tablet) == expected
+
+
 def test_a_commit_that_found_no_space_is_written_before_a_superblock_counts_on_it(tablet: Tablet) -> None:
     class Refused:
         done = property(lambda self: self.wait())
@@ -247,22 +283,23 @@ def test_a_snapshot_below_the_history_mark_is_refused_and_dead_rows_go(tmp_path:
 def test_plans_say_what_a_step_frees_and_running_them_ends(tablet: Tablet) -> None:
     for first in range(0, 1000, 50):
         fill(tablet, range(first, first + 50), "x" * 60)
-    policy = MaintenancePolicy(log_bytes_max=1, flush_after_s=0, disk_bytes_min=0)
-    plans = {plan.candidate.target: plan for plan in tablet.maintenance.plans(policy)}
-    assert plans.keys() == {"memrowset 0"}
-    plan = plans["memrowset 0"]
-    assert plan.anchors == ("memrowset 0",) and plan.write_bytes > 1000 * 60
-    assert plan.candidate.log_bytes > 1000 * 60 and plan.candidate.memory_bytes > plan.write_bytes
+    policy = Policy(MaintenancePolicy(log_bytes_max=1, flush_after_s=0, disk_bytes_min=0))
+    memory = MemoryFacts(0, 1)
+    (plan,) = tablet.maintained.plans(memory, policy)
+    assert plan.action.target == "memrowset 0"
+    assert [anchor.owner for anchor in plan.anchors_freed] == ["memrowset 0"] and plan.write_bytes > 1000 * 60
+    assert plan.anchors_freed[0].log_bytes > 1000 * 60 and plan.memory_bytes_freed > 1000 * 60
     done: list[str] = []
     for first in range(0, 1000, 50):
         write(tablet, "upsert", *({"id": key, "v": "y" * 90} for key in range(first, first + 50)))
     while True:
-        candidates = [plan.candidate for plan in tablet.maintenance.plans(policy, CompactionPolicy())]
-        decision = choose(candidates, policy, memory_pressure=False, dice=lambda: 1.0)
-        if decision is None:
+        facts = tablet.maintained.facts()
+        assert facts is not None
+        chosen = next_action({0: facts}, memory, policy, dice=lambda: 1.0)
+        if chosen is None:
             break
-        done.append(decision.candidate.kind)
-        tablet.maintenance.run(decision.candidate)
+        done.append(chosen[1].kind)
+        assert tablet.maintained.run(chosen[1])
         assert len(done) < 30, done
     assert "flush_memrowset" in done and "log_gc" in done
     assert tablet.count() == 1000
@@ -306,6 +343,18 @@ def test_closing_waits_for_what_runs_and_ends_it(tablet: Tablet) -> None:
         tablet.flush()
     with Tablet.open(tablet.path) as opened:
         assert opened.count() == 10 and opened.stats()["rowsets"] == 1
+
+
+def test_a_flushed_tablet_that_nobody_closed_lets_go_of_its_folder(tmp_path: Path) -> None:
+    tablet = Tablet.create(tmp_path / "t", numbers())
+    fill(tablet, range(10))
+    tablet.flush()
+    tablet.compact()
+    assert tablet.maintained.facts() is not None
+    del tablet
+    with Tablet.open(tmp_path / "t") as opened:
+        assert opened.count() == 10
+    assert opened.stats()["rowsets"] == 1
 
 
 def test_blocks_that_a_crash_left_are_deleted_at_the_next_opening(tmp_path: Path) -> None:
