@@ -309,6 +309,32 @@ def test_a_snapshot_can_be_taken_at_once(tmp_path: Path) -> None:
     run(main())
 
 
+def test_nothing_is_applied_while_a_snapshot_is_taken(tmp_path: Path) -> None:
+    class Slow(Register):
+        async def snapshot(self) -> bytes:  # type: ignore[override]
+            before = len(self.values)
+            await asyncio.sleep(0.05)
+            assert len(self.values) == before
+            return super().snapshot()
+
+    async def main() -> None:
+        async with Group(tmp_path, names="a") as group:
+            await group.stop("a")
+            replica = await group.start("a", sm=Slow())
+            await group.leader()
+            first = await replica.propose(b"first")
+            taking = asyncio.ensure_future(replica.snapshot())
+            await asyncio.sleep(0.01)
+            writing = asyncio.ensure_future(replica.propose(b"second"))
+            last = await taking
+            assert await writing == first + 1 and replica.status().applied_index > last.index
+        async with Group(tmp_path, names="a") as group:
+            await group.leader()
+            await group.level()
+            assert group.values("a") == ["first", "second"]
+    run(main())
+
+
 async def fill(leader: RaftReplica, batches: int) -> None:
     for i in range(batches):
         await leader.propose_many([b"%d %s" % (i, os.urandom(250).hex().encode())] * 10)
@@ -372,7 +398,7 @@ def test_a_crash_after_the_snapshot_came_leaves_a_replica_that_has_it(tmp_path: 
             behind = next(n for n in "abc" if n != leader.name)
             await group.stop(behind)
             await fill(leader, 100)
-            await until(lambda: leader._log.first_index > 400 and leader._snapshot_task is None)
+            await until(lambda: leader._log.first_index > 400 and leader._keeper._task is None)
             tablet = leader.tablet_id
             source, target = (tmp_path / n / "snapshots" / tablet for n in (leader.name, behind))
             target.write_bytes(source.read_bytes())
