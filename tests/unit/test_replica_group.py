@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 from replica_group import Group, Register, until
 
-from consensus import Aborted, NotLeader, RaftReplica, ReplicaClosed, ReplicaFailed, RequestDenied, Timeout
+from consensus import (
+    Aborted,
+    NotLeader,
+    ProposalsFull,
+    RaftReplica,
+    ReplicaClosed,
+    ReplicaFailed,
+    RequestDenied,
+    Timeout,
+)
 from consensus.raft import Change, ChangeType, MemberType, Role
+from consensus.replica.replica import PAYLOAD_BYTES_MAX
 from consensus.replica.snapshots import Snapshot, encode
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
@@ -189,6 +199,27 @@ def test_a_proposal_without_majority_times_out_and_may_be_applied(tmp_path: Path
             with pytest.raises(Timeout) as caught:
                 await leader.propose(b"x", timeout=0.01)
             assert caught.value.maybe_applied
+    run(main())
+
+
+def test_what_cannot_be_taken_is_refused_before_anything_is_done(tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with Group(tmp_path) as group:
+            leader = await group.leader()
+            with pytest.raises(InvalidArgument, match="is the limit"):
+                await leader.propose(bytes(PAYLOAD_BYTES_MAX + 1))
+            assert await leader.propose_many([]) == []
+            await group.level()
+            last = leader.status().last
+            monkeypatch.setattr("consensus.replica.replica.UNCOMMITTED_BYTES_MAX", 1000)
+            group.network.isolate(leader.name)
+            waiting = asyncio.ensure_future(leader.propose(bytes(900), timeout=None))
+            await asyncio.sleep(0)
+            with pytest.raises(ProposalsFull):
+                await leader.propose(bytes(101))
+            waiting.cancel()
+            assert leader.status().last.index <= last.index + 1
     run(main())
 
 
