@@ -98,7 +98,7 @@ async def unsafe_change_config(request: Any, response: Any, admin: ReplicaAdmin,
 
 
 async def leader_step_down(request: Any, response: Any, admin: ReplicaAdmin, route: Route) -> None:
-    if request.mode == _ABRUPT and request.HasField("mode"):
+    if request.mode == _ABRUPT:     # also when none is given, as in Kudu
         if request.new_leader_uuid:
             set_error(response.error, TabletError.UNKNOWN_ERROR, AppStatus.INVALID_ARGUMENT,
                       "cannot specify a new leader uuid for an abrupt step down")

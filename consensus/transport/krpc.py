@@ -39,7 +39,7 @@ from consensus.transport.service import SERVICE, ConsensusService
 from kudu_storage._native.consensus_ops import ops_field
 from kudu_storage.errors import BadFrame, InvalidArgument, RpcError
 from kudu_storage.rpc.connection import OnDone, Reply
-from kudu_storage.rpc.framing import Buffer, Method
+from kudu_storage.rpc.framing import COPY_BYTES_MAX, Method, Payload
 from kudu_storage.rpc.options import ConnectionOptions, ServerOptions
 from kudu_storage.rpc.server import Server
 from kudu_storage.rpc.services import ServiceRegistry
@@ -62,6 +62,10 @@ class TransportOptions:
     update_timeout_s: float = 10.0
     vote_timeout_s: float = 1.5
     generic_service: bool = True
+
+    def __post_init__(self) -> None:
+        if self.update_timeout_s <= 0 or self.vote_timeout_s <= 0:
+            raise InvalidArgument(f"transport options out of range: {self}")
 
 
 class Endpoint:
@@ -91,6 +95,11 @@ class Endpoint:
         self._server: Server | None = None
         self._starting: asyncio.Future[None] | None = None
         self._users = 0
+
+    @property
+    def server(self) -> Server | None:
+        """What listens and has the connections of others; None: not started."""
+        return self._server
 
     @property
     def address(self) -> str:
@@ -198,7 +207,7 @@ class KrpcTransport:
         elif kind is VoteRequest:
             self._send_vote(to, message)        # type: ignore[arg-type]
         else:
-            self._call(to, _RUN_ELECTION, [wire.encode_run_election(self.tablet_id, to, self.names)], _ignore,
+            self._call(to, _RUN_ELECTION, wire.encode_run_election(self.tablet_id, to, self.names), _ignore,
                        self._options.vote_timeout_s)
 
     def reply(self, call: IncomingCall, message: UpdateResponse | VoteResponse) -> None:
@@ -212,9 +221,12 @@ class KrpcTransport:
         encoder = self._encoders.get(to)
         if encoder is None:
             encoder = self._encoders[to] = wire.UpdateEncoder(self.tablet_id, self.endpoint.me, to, self.names)
-        payload: list[Buffer] = [encoder.encode(request)]
+        head = encoder.encode(request)
+        payload: Payload = head
         if request.runs:
-            payload.append(self._operations(request.runs, request.payload))
+            ops = self._operations(request.runs, request.payload)
+            # Joined while that is cheaper than another buffer; a large frame is written as two.
+            payload = head + ops if len(ops) <= COPY_BYTES_MAX else (head, ops)
         error = self._call(to, _UPDATE, payload, partial(self._updated, to, request.seq),
                            self._options.update_timeout_s)
         if error is not None:
@@ -228,11 +240,10 @@ class KrpcTransport:
         return self._ops
 
     def _send_vote(self, to: str, request: VoteRequest) -> None:
-        self._call(to, _VOTE, [wire.encode_vote_request(request, self.tablet_id, to, self.names)],
+        self._call(to, _VOTE, wire.encode_vote_request(request, self.tablet_id, to, self.names),
                    partial(self._voted, to, request), self._options.vote_timeout_s)
 
-    def _call(self, to: str, method: Method, payload: Sequence[Buffer], on_done: OnDone,
-              timeout_s: float) -> RpcError | None:
+    def _call(self, to: str, method: Method, payload: Payload, on_done: OnDone, timeout_s: float) -> RpcError | None:
         """None, or why the call was not made."""
         try:
             self._peers.start_call(to, method, payload, on_done, timeout_s)

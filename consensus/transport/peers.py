@@ -8,7 +8,6 @@ May not touch: files. Runs on one loop's thread.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from consensus.transport.configs import split_address
@@ -16,7 +15,7 @@ from kudu_storage.common.limits import KIB, MIB
 from kudu_storage.errors import ConnectionLost, RpcBackpressure
 from kudu_storage.rpc.channel import Channel
 from kudu_storage.rpc.connection import OnDone, State
-from kudu_storage.rpc.framing import Buffer, Method
+from kudu_storage.rpc.framing import Method, Payload, size_bytes
 from kudu_storage.rpc.options import ConnectionOptions
 
 EARLY_BYTES_MAX: Final = 256 * KIB
@@ -53,7 +52,12 @@ class Peers:
     def address(self, name: str) -> str | None:
         return self._addresses.get(name)
 
-    def start_call(self, to: str, method: Method, payload: Sequence[Buffer], on_done: OnDone, timeout_s: float) -> None:
+    def waiting_bytes(self, name: str) -> int:
+        """Bytes of calls that the kernel has not taken yet, or that wait for a connection."""
+        channel = self._channels.get(name)
+        return channel.connection.queued_bytes if channel is not None and channel.connection is not None else 0
+
+    def start_call(self, to: str, method: Method, payload: Payload, on_done: OnDone, timeout_s: float) -> None:
         """Call a server. Raises an RpcError if nothing of it will be sent (P1, P3), InvalidArgument if it is larger
         than a frame may be."""
         channel = self._channels.get(to)
@@ -62,7 +66,7 @@ class Peers:
         connection = channel.connection
         if connection is not None and connection.state is not State.OPEN and connection.is_usable:
             waiting = connection.queued_bytes
-            if waiting and waiting + sum(map(len, payload)) > EARLY_BYTES_MAX:
+            if waiting and waiting + size_bytes(payload) > EARLY_BYTES_MAX:
                 raise RpcBackpressure(f"{to} is not connected, and {waiting} bytes wait for it already")
         channel.start_call(method, payload, on_done, timeout_s=timeout_s)
 

@@ -9,7 +9,8 @@ F1  A length is compared with its limit before memory is allocated for it, and m
 F2  What is handed out are memoryviews of the buffer that the bytes were received in. It is used again only when none is
     left, so they stay valid; each keeps its whole buffer alive, so who keeps a small one for long copies it.
 F3  Encoding copies no message above COPY_BYTES_MAX: it gives a list of buffers to be written in order.
-F4  Whatever the bytes, the outcome is frames or a BadFrame, nothing else.
+F4  Frames and headers as most are go through _native/rpc_frames.pyx; the code here is for all, and names what is wrong.
+F5  Whatever the bytes, the outcome is frames or a BadFrame, nothing else.
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from kudu_storage._native.rpc_frames import request_header, response_header, small_frame, whole_frame
 from kudu_storage.common.limits import (
     KIB,
     RPC_FRAME_BYTES_MAX,
@@ -54,6 +56,7 @@ _response_header: Any = message_class("kudu.rpc.ResponseHeader")
 
 
 _NONE: Final[tuple[memoryview, ...]] = ()
+_new: Final[Any] = tuple.__new__    # of a NamedTuple: half the price of calling it
 
 
 class Frame(NamedTuple):
@@ -152,6 +155,13 @@ class FrameReader:
     def next_frame(self) -> Frame | None:
         """The next whole frame; None until it has come. A BadFrame ends the stream: there is no way to go on."""
         start = self._start
+        found = whole_frame(self._buffer, start, self._end, self.frame_bytes_max)
+        if found is not None:
+            end, header, main_at = found
+            self._start = end
+            self._last_bytes = end - start
+            frame: Frame = _new(Frame, (header, self._view[main_at:end]))
+            return frame
         available = self._end - start
         if available < LENGTH_WORD_BYTES:
             self._make_room(LENGTH_WORD_BYTES)
@@ -172,14 +182,7 @@ class FrameReader:
 
     def _split(self, at: int, end: int) -> Frame:
         buffer = self._buffer
-        header_bytes = buffer[at]
-        at += 1
-        if header_bytes < 0x80 and at + header_bytes < end:
-            main_at = at + header_bytes + 1
-            if buffer[main_at - 1] < 0x80 and buffer[main_at - 1] == end - main_at:    # most frames
-                return Frame(bytes(self._view[at:main_at - 1]), self._view[main_at:end])
-        elif header_bytes >= 0x80:
-            header_bytes, at = _read_varint(buffer, at - 1, end)
+        header_bytes, at = _read_varint(buffer, at, end)
         if header_bytes > end - at:
             raise BadFrame(f"a header of {header_bytes} bytes in a frame with {end - at} left")
         if header_bytes > RPC_HEADER_BYTES_MAX:
@@ -242,6 +245,10 @@ def _read_varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
 
 def parse_request(frame: Frame) -> RequestFrame:
     """The request in a frame. Raises BadFrame."""
+    common = request_header(frame.header)
+    if common is not None:
+        request: RequestFrame = _new(RequestFrame, (*common, (), None, frame.main, _NONE))
+        return request
     try:
         header = _request_header.FromString(frame.header)
     except DecodeError as error:
@@ -271,6 +278,10 @@ def parse_request(frame: Frame) -> RequestFrame:
 
 def parse_response(frame: Frame) -> ResponseFrame:
     """The response in a frame. Raises BadFrame."""
+    call_id = response_header(frame.header)
+    if call_id is not None:
+        response: ResponseFrame = _new(ResponseFrame, (call_id, False, frame.main, _NONE))
+        return response
     header = parse_response_header(frame.header)
     message, sidecars = frame.main, _NONE
     if offsets := header.sidecar_offsets:
@@ -312,6 +323,7 @@ def encode_varint(value: int) -> bytes:
     return _plain_varint(value & 2**64 - 1)
 
 
+_NO_ERROR, _IS_ERROR = b"\x10\x00", b"\x10\x01"
 _SHORT_VARINTS_END: Final = 1 << 14
 _SHORT_VARINTS: Final = tuple(_plain_varint(value) for value in range(_SHORT_VARINTS_END))
 # A method keeps what follows the call id in its headers, for so many different timeouts.
@@ -361,6 +373,9 @@ def size_bytes(payload: Payload) -> int:
 def encode_request(call_id: int, method: Method, message: Payload, sidecars: Sequence[Payload] = (), *,
                    timeout_ms: int = 0, required_flags: Sequence[int] = (), request_id: bytes = b"") -> list[Buffer]:
     """A request as buffers to be written in order. `request_id` is a serialized RequestIdPB."""
+    if message.__class__ is bytes and not sidecars and not required_flags and not request_id \
+            and len(message) <= COPY_BYTES_MAX:
+        return [small_frame(0x18, call_id, method.header_tail(timeout_ms), message)]
     header = b"\x18" + encode_varint(call_id) + method.header_tail(timeout_ms)
     for flag in required_flags:
         header += b"\x58" + encode_varint(flag)
@@ -372,7 +387,9 @@ def encode_request(call_id: int, method: Method, message: Payload, sidecars: Seq
 def encode_response(call_id: int, message: Payload, sidecars: Sequence[Payload] = (), *,
                     is_error: bool = False) -> list[Buffer]:
     """A response as buffers to be written in order."""
-    header = b"\x08" + encode_varint(call_id) + (b"\x10\x01" if is_error else b"\x10\x00")
+    if message.__class__ is bytes and not sidecars and len(message) <= COPY_BYTES_MAX:
+        return [small_frame(0x08, call_id, _IS_ERROR if is_error else _NO_ERROR, message)]
+    header = b"\x08" + encode_varint(call_id) + (_IS_ERROR if is_error else _NO_ERROR)
     return _encode_frame(header, b"\x18", message, sidecars)
 
 
@@ -382,12 +399,6 @@ def encode_control(call_id: int, message: bytes) -> bytes:
 
 
 def _encode_frame(header: bytes, offset_tag: bytes, message: Payload, sidecars: Sequence[Payload]) -> list[Buffer]:
-    if message.__class__ is bytes and not sidecars and len(message) <= COPY_BYTES_MAX and len(header) < 0x80:
-        # Most frames: one buffer, put together at once.
-        main_length = _SHORT_VARINTS[len(message)]
-        size = 1 + len(header) + len(main_length) + len(message)
-        return [b"".join((_length_word.pack(size), _SHORT_VARINTS[len(header)], header, main_length,
-                          message))]
     main_bytes = size_bytes(message)
     if sidecars:
         if len(sidecars) > RPC_SIDECARS_MAX:

@@ -1,6 +1,7 @@
 """Bytes from anyone, where replicas' messages are expected: the outcome is a message or a BadFrame, nothing else."""
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from itertools import pairwise
@@ -10,16 +11,19 @@ import pytest
 from consensus_wire import CHANGE_CONFIG, NO_OP, TABLET, WRITE, batch, config_record, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transport_nodes import FakeAdmin
 
 from consensus.raft.messages import UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
 from consensus.raft.refusals import UpdateError, VoteDenial
-from consensus.transport import wire
+from consensus.transport import Endpoint, wire
 from consensus.transport.configs import change_from, config_from, record_config
 from consensus.transport.names import Names
+from consensus.transport.service import SERVICE
 from kudu_storage._native.consensus_ops import fixed64_field, log_body, log_runs, ops_field, split_request
 from kudu_storage.common.opid import OpId
-from kudu_storage.errors import BadFormat, BadFrame, InvalidArgument
+from kudu_storage.errors import BadFormat, BadFrame, InvalidArgument, RequestRefused
 from kudu_storage.protos import message_class
+from kudu_storage.rpc import Method, connect
 
 A, B = "a" * 32, "b" * 32
 NAMES = Names([A, B])
@@ -142,3 +146,77 @@ def test_requests_of_administration_with_any_fields(values: list[bytes]) -> None
             use(wire.parse(message_class(f"kudu.consensus.{name}"), b"".join(values)))
     with contextlib.suppress(BadFrame):
         record_config(b"".join(values), 1, NAMES)
+
+
+def mutated(luck: random.Random, data: bytes) -> bytes:
+    made = bytearray(data)
+    for _ in range(luck.randint(1, 3)):
+        kind = luck.randrange(4)
+        at = luck.randrange(len(made) + 1)
+        if kind == 0 and at < len(made):
+            made[at] ^= 1 << luck.randrange(8)
+        elif kind == 1:
+            del made[at:at + luck.randint(1, 8)]
+        elif kind == 2:
+            made[at:at] = luck.choice(NASTY)
+        else:
+            made[at:at] = made[at:at + luck.randint(1, 30)]
+    return bytes(made)
+
+
+ADMINISTRATION: dict[str, dict[str, Any]] = {
+    "ChangeConfig": {"type": 1, "server": {"permanent_uuid": b"c" * 32, "member_type": 0,
+                                           "last_known_addr": {"host": "h", "port": 1}, "attrs": {"promote": True}}},
+    "BulkChangeConfig": {"config_changes": [{"type": 2, "peer": {"permanent_uuid": B.encode()}}]},
+    "UnsafeChangeConfig": {"caller_id": b"t", "new_config": {"peers": [{"permanent_uuid": A.encode()}]}},
+    "LeaderStepDown": {"mode": 2, "new_leader_uuid": B.encode()}, "RunLeaderElection": {},
+    "GetLastOpId": {"opid_type": 2}, "GetConsensusState": {"report_health": 2, "tablet_ids": [TABLET.encode()]},
+    "GetNodeInstance": {},
+    "StartTabletCopy": {"copy_peer_uuid": A.encode(), "copy_peer_addr": {"host": "h", "port": 1}},
+}
+
+
+def requests() -> list[tuple[str, bytes]]:
+    found = [("UpdateConsensus", MESSAGES["update"]), ("UpdateConsensus", MESSAGES["update with a floor"]),
+             ("RequestConsensusVote", MESSAGES["vote request"])]
+    for method, fields in ADMINISTRATION.items():
+        kind: Any = message_class(f"kudu.consensus.{method}RequestPB")
+        tablet = {"tablet_id": TABLET.encode()} if "tablet_id" in kind.DESCRIPTOR.fields_by_name else {}
+        found.append((method, kind(**tablet, **fields).SerializeToString()))
+    return found
+
+
+def test_whatever_is_asked_over_a_connection_gets_an_answer_and_the_next_question_too() -> None:
+    luck = random.Random(6)
+    bugs: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context))
+        endpoint = Endpoint("a", "127.0.0.1:0")
+        transport = endpoint.transport(TABLET, FakeAdmin())
+
+        def deliver(sender: str, message: Any, call: Any) -> None:
+            if isinstance(message, UpdateRequest):
+                assert sender == message.leader_id
+                transport.reply(call, UpdateResponse("a", 1))
+            elif isinstance(message, VoteRequest):
+                transport.reply(call, VoteResponse("a", 1, False, False, 1))
+
+        await transport.start(deliver)
+        host, _, port = endpoint.address.rpartition(":")
+        connection = await connect(host, int(port))
+        answered = refused = 0
+        for _ in range(150):
+            for method, data in requests():
+                try:
+                    await connection.call(Method(SERVICE, method), mutated(luck, data), timeout_s=20)
+                    answered += 1
+                except RequestRefused:
+                    refused += 1
+        assert answered > 200 and refused > 200
+        assert not endpoint.service.routes[TABLET].calls
+        await connection.close()
+        await transport.stop()
+
+    asyncio.run(run())
+    assert not bugs

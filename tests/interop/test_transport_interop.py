@@ -10,10 +10,12 @@ from typing import Any
 import oracle
 import pytest
 from consensus_wire import TABLET, WRITE, batch
+from memory_replica import MemoryReplica
 from transport_nodes import FakeAdmin, Node, group
 
-from consensus.raft.inputs import SendFailed, SendFailure
-from consensus.raft.messages import Run, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
+from consensus.raft.effects import Role
+from consensus.raft.inputs import SendFailed, SendFailure, Transfer
+from consensus.raft.messages import Run, RunElection, UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
 from consensus.raft.refusals import Refusal, UpdateError, VoteDenial
 from consensus.transport import Endpoint
 from consensus.transport.configs import config_from
@@ -116,6 +118,84 @@ def test_a_real_replica_takes_our_messages_for_those_of_a_replica(cluster: oracl
         other.transport.send(C, UpdateRequest("a", 1, behind, 0, seq=2))      # not that server's uuid
         assert (await other.next())[1] == SendFailed(C, 2, SendFailure.UNREACHABLE)
         await other.transport.stop()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def small_cluster(kudu: oracle.KuduBinaries, tmp_path: Path) -> Iterator[oracle.MiniCluster]:
+    """A tablet with one replica, in a cluster whose master leaves configurations alone."""
+    with oracle.MiniCluster(kudu, tmp_path, master_flags=[
+            "--unlock_unsafe_flags", "--catalog_manager_evict_excess_replicas=false",
+            "--master_add_server_when_underreplicated=false"]) as cluster:
+        cluster.create_table("t", [{"column_name": "key", "column_type": "INT64", "is_nullable": False}], ["key"])
+        load(cluster, 0)
+        yield cluster
+
+
+def load(cluster: oracle.MiniCluster, start: int) -> None:
+    cluster.loadgen("--table_name=t", "--num_rows_per_thread=50", "--num_threads=1", "--flush_per_n_rows=5",
+                    f"--seq_start={start}")
+
+
+def test_our_replica_follows_a_real_leader_then_leads_it_and_gives_leadership_back(
+        small_cluster: oracle.MiniCluster) -> None:
+    server = small_cluster.tservers[0]
+    them, address = str(server.uuid), str(server.address)
+    (tablet,) = small_cluster.tablet_ids("t")
+
+    async def run() -> None:
+        host, _, port = address.partition(":")
+        connection = await connect(host, int(port))
+
+        async def last(committed: bool) -> OpId:
+            told = (await ask(connection, "GetLastOpId", tablet_id=tablet.encode(), opid_type=1 + committed)).opid
+            return OpId(told.term, told.index)
+
+        async def state() -> Any:
+            return (await ask(connection, "GetConsensusState", tablet_ids=[tablet.encode()])).tablets[0].cstate
+
+        endpoint = Endpoint("a", "127.0.0.1:0", peers={them: address})
+        config = config_from((await state()).committed_config, endpoint.names)
+        ours = MemoryReplica(endpoint, tablet, config)
+        await ours.start()
+        raft = ours.raft.state
+        host, _, port = endpoint.address.partition(":")
+        added = await ask(connection, "ChangeConfig", tablet_id=tablet.encode(), type=1, server={
+            "permanent_uuid": endpoint.uuid.encode(), "member_type": 0, "attrs": {"promote": True},
+            "last_known_addr": {"host": host, "port": int(port)}})
+        assert not added.HasField("error"), added
+
+        # A learner that catches up from the first operation on is promoted; from then on commits need it.
+        await ours.until(lambda: raft.role is Role.FOLLOWER and not raft.configs.pending)
+        assert set(raft.configs.committed.voters) == {"a", them}
+        assert raft.leader_id == them and ours.connections == [(them, True)]
+        before = await last(True)
+        await asyncio.to_thread(load, small_cluster, 1000)
+        after = await last(True)
+        assert after.index >= before.index + 10
+        await ours.until(lambda: raft.terms.last == after)
+
+        # It stands, the real replica votes for it, and takes its NO_OP.
+        ours.feed(RunElection())
+        await ours.until(lambda: raft.role is Role.LEADER and raft.commit_index > after.index)
+        assert raft.terms.last == OpId(raft.term, after.index + 1) and raft.term > after.term
+        assert await last(False) == raft.terms.last
+        assert (await state()).leader_uuid == endpoint.uuid
+        async with asyncio.timeout(30):
+            while await last(True) != raft.terms.last:      # the commit index comes with the next request
+                pass
+        term = raft.term
+
+        # It hands over, and the real leader's writes go on to need it.
+        ours.feed(Transfer(them))
+        await ours.until(lambda: raft.leader_id == them and raft.term > term)
+        await asyncio.to_thread(load, small_cluster, 2000)
+        after = await last(True)
+        await ours.until(lambda: raft.terms.last == after)
+        await ours.until(lambda: raft.commit_index == after.index)
+        await ours.stop()
+        await connection.close()
 
     asyncio.run(run())
 

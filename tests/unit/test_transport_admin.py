@@ -39,8 +39,7 @@ def asked(conversation: Callable[[Ask, FakeAdmin, Node], Awaitable[None]], *, ad
 
             async def ask(method: str, **fields: Any) -> Any:
                 proxy = Proxy(connection, SERVICE)
-                kinds = {"RunLeaderElection": "RunLeaderElection", "BulkChangeConfig": "BulkChangeConfig"}
-                kind = message_class(f"kudu.consensus.{kinds.get(method, method)}RequestPB")
+                kind = message_class(f"kudu.consensus.{method}RequestPB")
                 if method != "GetConsensusState" and "tablet_id" in kind.DESCRIPTOR.fields_by_name:
                     fields = {"tablet_id": TABLET.encode(), "dest_uuid": a.endpoint.uuid.encode(), **fields}
                 return (await proxy.call(method, kind(**fields))).message
@@ -116,17 +115,17 @@ def test_a_leader_reports_its_peers_health_when_asked() -> None:
 
 
 def test_changes_of_configuration_reach_the_replica() -> None:
-    async def conversation(ask: Ask, admin: FakeAdmin, _: Node) -> None:
+    async def conversation(ask: Ask, admin: FakeAdmin, a: Node) -> None:
         server = {"permanent_uuid": C.encode(), "member_type": 0, "last_known_addr": {"host": "h", "port": 1},
                   "attrs": {"promote": True}}
         add = Change(ChangeType.ADD, C, MemberType.NON_VOTER, "h:1", True)
         remove = Change(ChangeType.REMOVE, "b")
-        b = _.endpoint.names.wire("b")
+        b = a.endpoint.names.wire("b")
         assert not (await ask("ChangeConfig", type=1, server=server)).HasField("error")
         assert not (await ask("BulkChangeConfig", cas_config_opid_index=7, config_changes=[
             {"type": 1, "peer": server}, {"type": 2, "peer": {"permanent_uuid": b}}])).HasField("error")
         assert not (await ask("UnsafeChangeConfig", caller_id=b"test", new_config={
-            "peers": [{"permanent_uuid": _.endpoint.uuid.encode()}]})).HasField("error")
+            "peers": [{"permanent_uuid": a.endpoint.uuid.encode()}]})).HasField("error")
         assert admin.asked == [("change", (add,), None), ("change", (add, remove), 7),
                                ("unsafe", frozenset({"a"}))]
 
@@ -179,13 +178,14 @@ def test_an_error_of_the_replica_is_told_as_it_is() -> None:
 def test_leaders_step_down_abruptly_or_for_a_successor() -> None:
     async def conversation(ask: Ask, admin: FakeAdmin, a: Node) -> None:
         b = a.endpoint.names.wire("b")
-        for fields in ({"mode": 1}, {"mode": 2}, {"mode": 2, "new_leader_uuid": b}):
+        for fields in ({}, {"mode": 1}, {"mode": 2}, {"mode": 2, "new_leader_uuid": b}):
             assert not (await ask("LeaderStepDown", **fields)).HasField("error")
-        assert admin.asked == [("step down",), ("transfer", None), ("transfer", "b")]
-        for fields in ({}, {"mode": 1, "new_leader_uuid": b}, {"mode": 2, "new_leader_uuid": b"nobody"}):
-            answer = await ask("LeaderStepDown", **fields)
-            if fields:
-                assert code(answer) == (TabletError.UNKNOWN_ERROR, AppStatus.INVALID_ARGUMENT)
+        assert admin.asked == [("step down",), ("step down",), ("transfer", None), ("transfer", "b")]
+        for fields in ({"new_leader_uuid": b}, {"mode": 1, "new_leader_uuid": b},
+                       {"mode": 2, "new_leader_uuid": b"nobody"}):
+            assert code(await ask("LeaderStepDown", **fields)) == (TabletError.UNKNOWN_ERROR,
+                                                                   AppStatus.INVALID_ARGUMENT)
+        assert len(admin.asked) == 4
         admin.refusal = Refusal.NOT_LEADER
         assert code(await ask("LeaderStepDown", mode=1)) == (TabletError.NOT_THE_LEADER, AppStatus.ILLEGAL_STATE)
 

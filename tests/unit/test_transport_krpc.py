@@ -21,7 +21,7 @@ from kudu_storage.common.opid import OpId
 from kudu_storage.errors import ConnectionLost, InvalidArgument, NoSuchMethod, RequestRefused, ServerUnavailable
 from kudu_storage.protos import message_class
 from kudu_storage.rpc import Method, connect
-from kudu_storage.rpc.connection import ClientConnection, State
+from kudu_storage.rpc.connection import ClientConnection
 
 UPDATE = UpdateRequest("a", 3, OpId(2, 10), 9, all_replicated_index=8, safe_time=5, time_floor=6, last_index=11)
 VOTE = VoteRequest("a", 4, OpId(3, 12))
@@ -270,7 +270,8 @@ def test_a_peer_that_dies_is_told_at_once_by_all_that_was_on_its_way() -> None:
                 a.transport.send("b", replace(UPDATE, seq=seq))
             calls = [(await b.next())[2] for _ in (1, 2)]
             assert await b.next_connection() == ("a", True)
-            for connection in list(b.endpoint._server.connections):     # type: ignore[union-attr]
+            assert b.endpoint.server is not None
+            for connection in list(b.endpoint.server.connections):
                 connection.abort(ConnectionLost("as if it were killed"))
             assert {(await a.next())[1] for _ in (1, 2)} == {SendFailed("b", 1), SendFailed("b", 2)}
             assert await b.next_connection() == ("a", False)
@@ -312,9 +313,7 @@ def test_a_peer_that_takes_connections_and_nothing_else_costs_bounded_memory() -
                 body = batch([(3, 11, WRITE, b"x" * 100_000)])
                 for seq in range(1, 101):
                     a.transport.send("b", replace(UPDATE, seq=seq, runs=(Run(3, 11, 11),), payload=body))
-                connection = a.endpoint.peers._channels["b"].connection
-                assert connection is not None and connection.state is not State.OPEN
-                assert 0 < connection.queued_bytes <= EARLY_BYTES_MAX
+                assert 0 < a.endpoint.peers.waiting_bytes("b") <= EARLY_BYTES_MAX
                 failed = {(await a.next())[1].seq for _ in range(98)}
                 assert failed == set(range(3, 101))     # the first two wait for the connection
                 assert a.received.empty()
@@ -395,6 +394,12 @@ def test_an_address_that_is_taken_is_an_error_and_leaves_nothing_behind() -> Non
             await again.transport.stop()
 
     on_loop(run)
+
+
+@pytest.mark.parametrize("options", [{"update_timeout_s": 0}, {"vote_timeout_s": -1}], ids=str)
+def test_timeouts_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        TransportOptions(**options)
 
 
 @pytest.mark.parametrize("tablet_id", ["", "x" * 257])
