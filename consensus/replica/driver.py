@@ -92,6 +92,7 @@ class Driver:
         self._again = False                         # the effect that gave a future must be performed again
         self._timer: TimerHandle | None = None
         self._unanswered: dict[str, list[tuple[int, int]]] = {}     # peer -> (seq, when it was sent)
+        self._now_us = 0                            # of the last step
         self._patience_us = raft.state.timing.election_timeout_us
         self._perform: dict[type, Callable[[Any], Future[Any] | None]] = {
             fx.PersistVote: lambda e: metadata.persist_vote(e.term, e.voted_for),
@@ -164,7 +165,8 @@ class Driver:
                         self._proposals = None
                     event = self._as_input(event)
                 clock = event.last_timestamp if type(event) is Propose else self._clock.timestamp()
-                effects = self.raft.step(event, self._clock.now_us(), self._random.luck(), clock)  # type: ignore[arg-type]
+                self._now_us = now_us = self._clock.now_us()
+                effects = self.raft.step(event, now_us, self._random.luck(), clock)  # type: ignore[arg-type]
                 self._go_through(effects, 0)
                 if type(event) is Tick:
                     self._look_for_silence()
@@ -275,11 +277,12 @@ class Driver:
 
     # -- answers that do not come --------------------------------------------------------------------------------------
     def _await_answer(self, peer: str, seq: int) -> None:
+        """Calls are noted an eighth of the patience apart: an answer to a later one is one to all before."""
         waiting = self._unanswered.get(peer)
         if waiting is None:
-            self._unanswered[peer] = [(seq, self._clock.now_us())]
-        elif not waiting or self._clock.now_us() - waiting[-1][1] > self._patience_us // 8:
-            waiting.append((seq, self._clock.now_us()))
+            self._unanswered[peer] = [(seq, self._now_us)]
+        elif not waiting or self._now_us - waiting[-1][1] > self._patience_us // 8:
+            waiting.append((seq, self._now_us))
 
     def _answered(self, peer: str, seq: int) -> None:
         waiting = self._unanswered.get(peer)
@@ -288,7 +291,7 @@ class Driver:
 
     def _look_for_silence(self) -> None:
         """Calls that were not answered for an election timeout have failed."""
-        deadline_us = self._clock.now_us() - self._patience_us
+        deadline_us = self._now_us - self._patience_us
         for peer, waiting in self._unanswered.items():
             if waiting and waiting[0][1] < deadline_us:
                 self._give_up(peer)

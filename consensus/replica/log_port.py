@@ -125,9 +125,11 @@ class LogPort:
             body = self._own_entry(runs[0], timestamp)
         else:
             body = _cut(payload, first, runs[-1].last)
-        if first > writer.next_index:
+        behind = writer.next_index - first
+        if behind < 0:
             return self._lost(first)
-        return self.log.append_entries(body, replace=True)
+        # Only what really replaces must be told to the log's readers, which may wait for a collection at work.
+        return self.log.append_entries(body, replace=True) if behind else writer.append_entries(body, replace=True)
 
     def _lost(self, first: int) -> Append | None:
         """For want of space what stands before it was thrown away, and that was not reported yet (L4)."""

@@ -15,7 +15,6 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -39,23 +38,26 @@ from consensus.raft.status import Status
 from consensus.raft.timing import Timing
 from consensus.replica.admin import Admin
 from consensus.replica.clock import HybridClock, SystemRandom
+from consensus.replica.copies import CopySender
 from consensus.replica.driver import Driver, Handlers
+from consensus.replica.keeper import SnapshotKeeper
 from consensus.replica.log_port import Events, LogPort
 from consensus.replica.metadata import RETRY_S, MetadataFile
 from consensus.replica.ports import Clock, Network, Random
 from consensus.replica.reads import ReadGroup, Reads
 from consensus.replica.recovery import Found, first_config, open_replica, tablet_id_of
 from consensus.replica.rounds import Call, Rounds, fail_calls
-from consensus.replica.snapshots import Snapshot, snapshot_path, write_snapshot
+from consensus.replica.snapshots import Snapshot, snapshot_path
 from consensus.replica.snapshots import decode as decode_snapshot
 from consensus.replica.state_machine import Applier, StateMachine
+from consensus.replica.status import ReplicaStatus, lag
 from consensus.replica.trail import Trail
 from consensus.transport import Endpoint
 from consensus.transport.configs import config_from, config_record, config_to, record_config
 from consensus.transport.copying import CopyingTransport
 from kudu_storage import Log
 from kudu_storage._native.disk import Disk
-from kudu_storage.common.opid import OpId
+from kudu_storage.common.opid import MINIMUM_OPID, OpId
 from kudu_storage.common.sizes import parse_bytes
 from kudu_storage.errors import (
     Aborted,
@@ -70,7 +72,6 @@ from kudu_storage.errors import (
     Unsupported,
 )
 from kudu_storage.protos import message_class
-from kudu_storage.wal.anchors import Anchor
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -79,48 +80,6 @@ TIMEOUT_S: Final = 10.0
 PAYLOAD_BYTES_MAX: Final = 16 << 20
 # Proposals that are not committed yet. Above it propose() refuses: a group without a majority must not eat the memory.
 UNCOMMITTED_BYTES_MAX: Final = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class PeerLag:
-    """A peer, as its leader sees it. `lag_s`: the age of the oldest operation that it has not acknowledged."""
-
-    name: str
-    sending: Sending
-    match_index: int
-    lag_ops: int
-    lag_bytes: int
-    lag_s: float
-    silent_s: float
-    in_flight_bytes: int
-    last_rejection: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    """What a replica tells people about itself. Watermarks are indexes of the log.
-
-    `state`: "starting", "replaying" (committed operations of before are being applied), "running", "copying" (the
-    leader's snapshot takes the place of the log), "failed", "closed".
-    """
-
-    name: str
-    state: str
-    role: Role
-    term: int
-    leader: str | None
-    config: Config
-    pending_config: Config | None
-    last: OpId
-    durable_index: int
-    commit_index: int
-    applied_index: int
-    all_replicated_index: int
-    snapshot_index: int
-    first_index: int
-    failed_elections: int
-    peers: tuple[PeerLag, ...]
-    failure: str | None
 
 
 class RaftReplica:
@@ -149,6 +108,7 @@ class RaftReplica:
         self.folder = os.path.abspath(os.fspath(dir))
         self.tablet_id = tablet_id_of(group)
         self.machine = sm
+        self._has_snapshots = sm.has_snapshots()
         self._first = first_config(me, peers, join)
         self._peers = dict(peers)
         self._timing = timing or Timing()
@@ -156,7 +116,8 @@ class RaftReplica:
         self._log_options: dict[str, Any] = {
             "durability": durability, "segment_size": segment_size, "cache_size": cache_size, "queue_size": "64MiB",
             "create": True, "tablet_id": self.tablet_id, "disk": self._disk}
-        self._snapshot_every = parse_bytes(snapshot_every)
+        self._keeper = SnapshotKeeper(snapshot_path(self.folder, self.tablet_id), parse_bytes(snapshot_every),
+                                      self._disk, self._capture)
         self._given_transport = transport
         self._clock = clock
         self._random = random
@@ -165,13 +126,7 @@ class RaftReplica:
         self._trail = Trail()
         self._rounds = Rounds()
         self._watchers: list[asyncio.Future[None]] = []
-        self._snapshot_index = 0
-        self._first_index = 1               # of the log, as of the last collection
-        self._snapshot_total = 0            # bytes of the log, by the trail, when the last one was taken
-        self._snapshot_task: asyncio.Task[OpId] | None = None
-        self._anchor: Anchor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._copying: set[str] = set()     # peers that are being sent a snapshot
         self._installing: asyncio.Future[None] | None = None
         self._committed_total = 0           # bytes of the log, by the trail, up to what is applied
 
@@ -213,8 +168,9 @@ class RaftReplica:
 
     def _use(self, found: Found) -> None:
         self._log = found.log
-        self._first_index = found.first_index
-        self._restore(found)
+        if found.snapshot is not None:
+            self.machine.restore(found.snapshot.data)
+        self._keeper.use(found.log, self._loop, found.snapshot, found.first_index)
         self._assemble(found)
 
     def _run(self) -> None:
@@ -232,13 +188,6 @@ class RaftReplica:
         if self._state in ("starting", "running"):
             self._driver.connection(peer, up)
 
-    def _restore(self, found: Found) -> None:
-        if found.snapshot is not None:
-            self.machine.restore(found.snapshot.data)
-            self._snapshot_index = found.snapshot.last.index
-        if self.machine.has_snapshots():
-            self._anchor = found.log.anchor(max(self._snapshot_index, found.first_index, 1), "snapshot")
-
     def _assemble(self, found: Found) -> None:
         loop = self._loop
         found.metadata.attach(loop)
@@ -248,7 +197,7 @@ class RaftReplica:
         self._raft = Raft(self.name, found.recovered, self._timing)
         self._port = LogPort(found.log, loop, Events(self._durable, self._cut, self._fail), self._trail,
                              self._encode_config, self._decode_config)
-        self._applier = Applier(self.machine, self._port, loop, applied=self._snapshot_index,
+        self._applier = Applier(self.machine, self._port, loop, applied=self._keeper.index,
                                 commits_until=found.recovered.commit_index, on_applied=self._applied,
                                 on_failed=self._fail)
         handlers = Handlers()
@@ -256,13 +205,17 @@ class RaftReplica:
         handlers.config_appended = self._config_changed
         handlers.committed = self._committed
         handlers.role_changed = self._role_changed
-        handlers.needs_copy = self._needs_copy
+        handlers.needs_copy = lambda effect: self._copies.needs(effect.peer_id)
         handlers.done = self._done
         handlers.refused = self._refused
         handlers.failed = self._fail
         self._driver = Driver(self._raft, loop, clock=clock, random=self._random or SystemRandom(), log=self._port,
                               metadata=found.metadata, transport=self._transport, handlers=handlers)
         self._reads = Reads(loop, self._driver.feed)
+        self._copies = CopySender(
+            read=self._keeper.read, send=self._transport.copy, wanted=self._needs_copy,
+            done=lambda peer: self._driver.feed(CopyDone(peer)), start=self._look_after,
+            retry_s=self._timing.election_timeout_us / 1e6)
         handlers.read_ready = lambda effect: self._reads.ready(effect, self._applier.applied)
         handlers.read_failed = lambda effect: self._reads.failed(effect.token, self._not_leader())
 
@@ -279,8 +232,7 @@ class RaftReplica:
         self._end("the replica was closed")
         for task in self._tasks:
             task.cancel()
-        if self._snapshot_task is not None:
-            await asyncio.wait([self._snapshot_task])
+        await self._keeper.quiet()
         await self._close_files(quietly=failed)
 
     async def _close_files(self, quietly: bool = False) -> None:
@@ -320,7 +272,7 @@ class RaftReplica:
         self.failure = error
         _log.error("replica %s of %s stopped: %s", self.name, self.tablet_id, error, exc_info=error)
         self._end(f"the replica failed: {error}")
-        self._keep(self._transport.stop())
+        self._look_after(self._transport.stop())
 
     # -- proposals -----------------------------------------------------------------------------------------------------
     async def propose(self, payload: bytes, timeout: float | None = TIMEOUT_S) -> Any:
@@ -381,10 +333,8 @@ class RaftReplica:
         last = first + len(results) - 1
         self._committed_total = self._trail.total_at(last)
         self._reads.applied(last)
-        if self._trail.total_bytes - self._snapshot_total > self._snapshot_every and self.machine.has_snapshots() \
-                and self._snapshot_task is None and self._state == "running":
-            self._snapshot_task = self._loop.create_task(self._take_snapshot())
-            self._snapshot_task.add_done_callback(self._snapshot_ended)
+        if self._has_snapshots and self._state == "running":
+            self._keeper.grown(self._trail.total_bytes)
 
     # -- reads ---------------------------------------------------------------------------------------------------------
     async def read_barrier(self, timeout: float | None = TIMEOUT_S) -> int:
@@ -512,15 +462,11 @@ class RaftReplica:
             raise ReplicaClosed("the replica is not started yet")
         s = self._raft.status()
         now = self._loop.time()
-        peers = []
-        for p in s.peers:
-            lag_bytes, lag_s = self._trail.behind(p.match_index, now)
-            peers.append(PeerLag(p.peer_id, p.sending, p.match_index, p.lag_ops, lag_bytes, lag_s, p.silent_us / 1e6,
-                                 p.in_flight_bytes, None if p.last_error is None else p.last_error.name))
+        peers = tuple(lag(peer, self._trail, now) for peer in s.peers)
         return ReplicaStatus(
             self.name, self.state, s.role, s.term, s.leader_id, s.committed_config, s.pending_config, s.last,
-            s.durable_index, s.commit_index, self._applier.applied, s.all_replicated_index, self._snapshot_index,
-            self._first_index, s.failed_elections, tuple(peers),
+            s.durable_index, s.commit_index, self._applier.applied, s.all_replicated_index, self._keeper.index,
+            self._keeper.first_index, s.failed_elections, peers,
             None if self.failure is None else str(self.failure))
 
     def __repr__(self) -> str:
@@ -537,73 +483,26 @@ class RaftReplica:
         Returns: the last operation in it. Raises Unsupported, DiskError.
         """
         self._require_running()
-        if self._snapshot_task is None:
-            self._snapshot_task = self._loop.create_task(self._take_snapshot())
-            self._snapshot_task.add_done_callback(self._snapshot_ended)
-        return await asyncio.shield(self._snapshot_task)
+        return await self._keeper.take()
 
-    async def _take_snapshot(self) -> OpId:
-        # A configuration that is committed and not applied would be ahead of the state.
+    async def _capture(self) -> Snapshot:
+        """The state machine's state as of now, between two operations."""
         configured = self._raft.state.configs.committed.opid_index
         if configured > self._applier.applied:
             await self._reads.until_applied(configured)
-        await self._applier.quiet()
-        config = config_to(self._raft.state.configs.committed, self._names).SerializeToString()
-        index, total = self._applier.applied, self._trail.total_bytes
-        last = self._raft.state.terms.opid_at(index) if index else OpId(0, 0)
-        data: Any = self.machine.snapshot()
-        if inspect.isawaitable(data):
-            data = await data
-        kept, self._snapshot_index = self._snapshot_index, index
-        self._snapshot_total = total
-        await self._loop.run_in_executor(None, self._keep_snapshot, Snapshot(last, config, bytes(data)), kept)
-        return last
-
-    def _keep_snapshot(self, snapshot: Snapshot, kept: int) -> None:
-        """In an executor. What lies behind the snapshot before this one stays: for peers that are not far behind."""
-        self._write_snapshot(snapshot)
-        if kept > 0:
-            anchor = self._log.anchor(max(kept, self._log.first_index), "snapshot")
-            if self._anchor is not None:
-                self._anchor.release()
-            self._anchor = anchor
-            self._log.gc()
-            self._first_index = self._log.first_index
-
-    def _write_snapshot(self, snapshot: Snapshot) -> None:
-        write_snapshot(snapshot_path(self.folder, self.tablet_id), snapshot, self._disk)
-
-    def _snapshot_ended(self, task: asyncio.Task[OpId]) -> None:
-        self._snapshot_task = None
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            _log.error("replica %s has no new snapshot: %s", self.name, error)
+        async with self._applier.still() as index:
+            config = config_to(self._raft.state.configs.committed, self._names).SerializeToString()
+            last = self._raft.state.terms.opid_at(index) if index else MINIMUM_OPID
+            data: Any = self.machine.snapshot()
+            if inspect.isawaitable(data):
+                data = await data
+        return Snapshot(last, config, bytes(data))
 
     # -- copies --------------------------------------------------------------------------------------------------------
-    def _needs_copy(self, effect: fx.NeedsCopy) -> None:
-        """The log cannot help this peer any more."""
-        if effect.peer_id not in self._copying:
-            self._copying.add(effect.peer_id)
-            self._keep(self._copy_to(effect.peer_id))
-
-    async def _copy_to(self, peer: str) -> None:
-        """Until it has a snapshot, or this replica leads no longer."""
-        try:
-            while self.is_leader and self._needs(peer):
-                try:
-                    data = await self._loop.run_in_executor(None, _read, snapshot_path(self.folder, self.tablet_id))
-                    await self._transport.copy(peer, data)
-                except (KuduStorageError, OSError) as error:
-                    _log.warning("%s needs a snapshot, and has none: %s", peer, error)
-                    await asyncio.sleep(self._timing.election_timeout_us / 1e6)
-                else:
-                    self._driver.feed(CopyDone(peer))
-                    return
-        finally:
-            self._copying.discard(peer)
-
-    def _needs(self, peer: str) -> bool:
-        return any(p.peer_id == peer and p.sending is Sending.COPY for p in self._raft.status().peers)
+    def _needs_copy(self, peer: str) -> bool:
+        lead = self._raft.state.leadership
+        return self._state == "running" and lead is not None and peer in lead.progress \
+            and lead.progress[peer].sending is Sending.COPY
 
     async def _install(self, data: bytes) -> None:
         """The leader sent its snapshot: take it in the place of log and state, unless the log has all that is in it.
@@ -616,11 +515,10 @@ class RaftReplica:
         config = config_from(_config_pb.FromString(snapshot.config), self._names)
         if not self._wants(snapshot):
             return
-        if not self.machine.has_snapshots():
+        if not self._has_snapshots:
             raise Unsupported("this replica's state machine has no snapshots")
-        if self._snapshot_task is not None:
-            await asyncio.wait([self._snapshot_task])
-        await self._loop.run_in_executor(None, self._write_snapshot, snapshot)
+        await self._keeper.quiet()
+        await self._keeper.write(snapshot)
         self._require_running()
         if self._wants(snapshot):
             await self._start_again(snapshot, config)
@@ -637,15 +535,14 @@ class RaftReplica:
         try:
             await self._driver.quiet()
             await self._applier.quiet()
-            if self._snapshot_task is not None:
-                await asyncio.wait([self._snapshot_task])
+            await self._keeper.quiet()
             self._port.close()
             found = await self._reopened(snapshot, config)
             if self._state != "copying":
                 self._log = found.log       # close() waits for it
                 return
             self._trail = Trail()
-            self._snapshot_total = self._committed_total = 0
+            self._committed_total = 0
             self._use(found)
         except BaseException as error:
             if self._state == "copying":
@@ -668,15 +565,14 @@ class RaftReplica:
 
     def _replace_files(self, snapshot: Snapshot, config: Config) -> Found:
         """In an executor; may be done again."""
-        if self._anchor is not None:
-            self._anchor.release()
+        self._keeper.let_go()
         with contextlib.suppress(KuduStorageError):
             self._log.close()           # what it could not write goes anyway
         path = os.path.join(self.folder, "consensus-meta", self.tablet_id)
         MetadataFile.open(path, self._first, self._names, self._disk).adopt(snapshot.last.term, config)
         return self._open()
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _look_after(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -765,8 +661,3 @@ def _krpc(me: str, peers: Mapping[str, str], tablet_id: str, replica: RaftReplic
     """The transport over the wire, which listens at the address of `me`."""
     transport: Any = CopyingTransport(Endpoint(me, peers[me], peers=peers), tablet_id, Admin(replica))
     return transport  # type: ignore[no-any-return]  # its calls are its own; all else is as Network says
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

@@ -51,14 +51,17 @@ def write_snapshot(path: str, snapshot: Snapshot, disk: Disk) -> None:
 
 def read_snapshot(path: str) -> Snapshot | None:
     """None: there is none. Raises CorruptionError, DiskError."""
+    if not os.path.exists(path):
+        return None
+    return decode(read_bytes(path), path)
+
+
+def read_bytes(path: str) -> bytes:
+    """The file. Raises DiskError."""
     try:
         with open(path, "rb") as file:
-            return decode(file.read(), path)
-    except FileNotFoundError:
-        return None
+            return file.read()
     except OSError as error:
-        if isinstance(error, DiskError):
-            raise
         raise DiskError(f"cannot read the snapshot: {error.strerror}", path=path) from error
 
 

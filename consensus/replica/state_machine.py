@@ -10,9 +10,10 @@ A3  Each applied operation gets a COMMIT in the log, one append a batch; those t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
 from consensus.replica.log_port import Applicable, NativeRun
@@ -80,6 +81,8 @@ class Applier:
         self._on_failed = on_failed
         self._busy = False              # a turn is due, or something is awaited
         self._closed = False
+        self._held = False              # somebody looks at the state
+        self._rested: asyncio.Future[None] | None = None    # done when not busy
         self._task: asyncio.Task[None] | None = None
         self._is_async = inspect.iscoroutinefunction(machine.apply)
 
@@ -87,7 +90,7 @@ class Applier:
         """Operations up to `index` may be applied."""
         if index > self.committed:
             self.committed = index
-            if not self._busy:
+            if not self._busy and not self._held:
                 self._busy = True
                 self._loop.call_soon(self._turn)
 
@@ -96,15 +99,35 @@ class Applier:
         while self._task is not None:
             await asyncio.wait([self._task])
 
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncIterator[int]:
+        """The state does not change within; gives the last operation that is in it."""
+        self._held = True
+        try:
+            while self._busy and not self._closed:
+                self._rested = self._loop.create_future()
+                await self._rested
+            yield self.applied
+        finally:
+            self._held = False
+            if not self._closed:
+                self._go_on()
+
+    def _rest(self) -> None:
+        self._busy = False
+        if self._rested is not None and not self._rested.done():
+            self._rested.set_result(None)
+
     def close(self) -> None:
         self._closed = True
+        self._rest()
         if self._task is not None:
             self._task.cancel()
 
     # -- turns ---------------------------------------------------------------------------------------------------------
     def _turn(self) -> None:
-        self._busy = False
-        if self._closed:
+        self._rest()
+        if self._closed or self._held:
             return
         try:
             until = self._loop.time() + TURN_S
@@ -129,7 +152,7 @@ class Applier:
         self._log.fetch_applicable(self.applied + 1, self.committed).add_done_callback(self._fetched)
 
     def _fetched(self, done: asyncio.Future[list[Applicable]]) -> None:
-        self._busy = False
+        self._rest()
         if self._closed or done.cancelled():
             return
         error = done.exception()
@@ -137,6 +160,8 @@ class Applier:
             self._on_failed(error)
             return
         found = done.result()
+        if self._held:
+            return                      # fetched again afterwards
         if not found:
             self._on_failed(Collected(f"operation {self.applied + 1} is to be applied and not in the log"))
         elif self._is_async:
@@ -172,8 +197,8 @@ class Applier:
             return
         finally:
             self._task = None
-            self._busy = False
-        if not self._closed:
+            self._rest()
+        if not self._closed and not self._held:
             self._go_on()
 
     def _finish(self, found: Applicable, results: list[Any]) -> None:

@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 from replica_group import Group, Register, until
 
-from consensus import Aborted, NotLeader, RaftReplica, ReplicaClosed, ReplicaFailed, RequestDenied, Timeout
+from consensus import (
+    Aborted,
+    NotLeader,
+    ProposalsFull,
+    RaftReplica,
+    ReplicaClosed,
+    ReplicaFailed,
+    RequestDenied,
+    Timeout,
+)
 from consensus.raft import Change, ChangeType, MemberType, Role
+from consensus.replica.replica import PAYLOAD_BYTES_MAX
 from consensus.replica.snapshots import Snapshot, encode
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
@@ -192,6 +202,27 @@ def test_a_proposal_without_majority_times_out_and_may_be_applied(tmp_path: Path
     run(main())
 
 
+def test_what_cannot_be_taken_is_refused_before_anything_is_done(tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with Group(tmp_path) as group:
+            leader = await group.leader()
+            with pytest.raises(InvalidArgument, match="is the limit"):
+                await leader.propose(bytes(PAYLOAD_BYTES_MAX + 1))
+            assert await leader.propose_many([]) == []
+            await group.level()
+            last = leader.status().last
+            monkeypatch.setattr("consensus.replica.replica.UNCOMMITTED_BYTES_MAX", 1000)
+            group.network.isolate(leader.name)
+            waiting = asyncio.ensure_future(leader.propose(bytes(900), timeout=None))
+            await asyncio.sleep(0)
+            with pytest.raises(ProposalsFull):
+                await leader.propose(bytes(101))
+            waiting.cancel()
+            assert leader.status().last.index <= last.index + 1
+    run(main())
+
+
 # -- people ------------------------------------------------------------------------------------------------------------
 def test_leadership_is_given_to_whom_it_should(tmp_path: Path) -> None:
     async def main() -> None:
@@ -309,6 +340,32 @@ def test_a_snapshot_can_be_taken_at_once(tmp_path: Path) -> None:
     run(main())
 
 
+def test_nothing_is_applied_while_a_snapshot_is_taken(tmp_path: Path) -> None:
+    class Slow(Register):
+        async def snapshot(self) -> bytes:  # type: ignore[override]
+            before = len(self.values)
+            await asyncio.sleep(0.05)
+            assert len(self.values) == before
+            return super().snapshot()
+
+    async def main() -> None:
+        async with Group(tmp_path, names="a") as group:
+            await group.stop("a")
+            replica = await group.start("a", sm=Slow())
+            await group.leader()
+            first = await replica.propose(b"first")
+            taking = asyncio.ensure_future(replica.snapshot())
+            await asyncio.sleep(0.01)
+            writing = asyncio.ensure_future(replica.propose(b"second"))
+            last = await taking
+            assert await writing == first + 1 and replica.status().applied_index > last.index
+        async with Group(tmp_path, names="a") as group:
+            await group.leader()
+            await group.level()
+            assert group.values("a") == ["first", "second"]
+    run(main())
+
+
 async def fill(leader: RaftReplica, batches: int) -> None:
     for i in range(batches):
         await leader.propose_many([b"%d %s" % (i, os.urandom(250).hex().encode())] * 10)
@@ -372,7 +429,7 @@ def test_a_crash_after_the_snapshot_came_leaves_a_replica_that_has_it(tmp_path: 
             behind = next(n for n in "abc" if n != leader.name)
             await group.stop(behind)
             await fill(leader, 100)
-            await until(lambda: leader._log.first_index > 400 and leader._snapshot_task is None)
+            await until(lambda: leader._log.first_index > 400 and leader._keeper._task is None)
             tablet = leader.tablet_id
             source, target = (tmp_path / n / "snapshots" / tablet for n in (leader.name, behind))
             target.write_bytes(source.read_bytes())
