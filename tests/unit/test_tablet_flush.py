@@ -15,7 +15,9 @@ import pytest
 from tablet_model import Model, check_rows, model_schema, random_operation, write_batch
 
 from kudu_storage import Tablet
+from kudu_storage._native.row_layout import RowLayout
 from kudu_storage.bootstrap import replay
+from kudu_storage.common.schema import Schema
 
 HISTORIES = int(os.environ.get("KUDU_STORAGE_HISTORIES", "16"))
 FIRST_SEED = int(os.environ.get("KUDU_STORAGE_FIRST_SEED", "0"))
@@ -56,6 +58,16 @@ def forget(tablet: Tablet, rng: random.Random) -> None:
     for rowset_id in rowset_ids(tablet):
         tablet.maintenance.forget_rowset(rowset_id)
         tablet.maintenance.forget_undos(rowset_id)
+
+
+def check_live_rows(tablet: Tablet) -> None:
+    """What is kept of rows being live, in memory and in the superblock, is so."""
+    view, latest = tablet._store.view, tablet._store.latest()
+    for flushed in view.flushed:
+        shown = sum(len(block) for block in flushed.disk.scan(RowLayout(Schema(tablet.schema.key_columns)), latest))
+        assert flushed.store.live.row_count - flushed.store.live.dead_count == shown, flushed.id
+        if not flushed.disk.flushing:
+            assert flushed.disk.message.live_row_count - flushed.disk.memory.delete_count == shown, flushed.id
 
 
 STEPS: dict[str, Callable[[Tablet, random.Random], object]] = {
@@ -173,6 +185,7 @@ class History:
             for _ in range(steps):
                 self.step()
                 check_rows(self.tablet, self.model)
+                check_live_rows(self.tablet)
         except BaseException as error:
             error.add_note(f"after {', '.join(self.trace)}")
             raise
