@@ -349,8 +349,8 @@ cdef int seek_ahead(Applier self, Slice rows, Slice indirect, const ProjectionIn
         qsort(wanted, count, sizeof(Sought), by_key)
     for i in range(count):
         number = wanted[i].number
-        seen[number].store = self.stores.find(wanted[i].key, wanted[i].key_bytes,
-                                              city_hash64(wanted[i].key, wanted[i].key_bytes), True, &seen[number].row)
+        self.stores.find(wanted[i].key, wanted[i].key_bytes, city_hash64(wanted[i].key, wanted[i].key_bytes), True,
+                         &seen[number].store, &seen[number].row)
     self.is_seen = True
     return APPLIED
 
@@ -430,7 +430,7 @@ cdef int find_row(Applier self, const DecodedRow* row, int64_t number, Found* fo
         if found.store != NULL and (<RowStore> found.store.store).live.is_dead(found.row):
             found.store = NULL
     elif self.stores.count:
-        found.store = self.stores.find(row.key, row.key_size, city_hash64(row.key, row.key_size), True, &found.row)
+        self.stores.find(row.key, row.key_size, city_hash64(row.key, row.key_size), True, &found.store, &found.row)
     else:
         return APPLIED
     if found.store != NULL:
@@ -487,7 +487,8 @@ cdef int change_store(Applier self, void* store, int64_t row, Verdict verdict, u
 cdef int change_heir(Applier self, RowStores heirs, const DecodedRow* row, const Target* memory, void* store,
                      Verdict verdict, uint64_t timestamp) except APPLY_RAISED nogil:
     cdef int64_t at = -1
-    cdef StorePlace* heir = heirs.find(row.key, row.key_size, city_hash64(row.key, row.key_size), True, &at)
+    cdef StorePlace* heir = NULL
+    heirs.find(row.key, row.key_size, city_hash64(row.key, row.key_size), True, &heir, &at)
     if heir == NULL:
         return APPLY_NO_HEIR
     put_result(self, memory, store, heir.store)

@@ -41,6 +41,7 @@ cdef class RowStores:
     cdef list keeps
     cdef StorePlace* places                 # by first key
     cdef Py_ssize_t count
-    # The store that has the key, and the row. live_only: only a live row counts. NULL: none.
-    cdef StorePlace* find(self, const uint8_t* key, size_t size, uint64_t key_hash, bint live_only,
-                          int64_t* row) except? NULL nogil
+    # The store that has the key (NULL: none), and the row. live_only: only a live row counts.
+    # Its result is no pointer, since a NULL that may stand for an exception would take the GIL for each new key.
+    cdef int find(self, const uint8_t* key, size_t size, uint64_t key_hash, bint live_only, StorePlace** found,
+                  int64_t* row) except -1 nogil

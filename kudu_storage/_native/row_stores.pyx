@@ -126,11 +126,12 @@ cdef class RowStores:
     def __dealloc__(self):
         free(self.places)
 
-    cdef StorePlace* find(self, const uint8_t* key, size_t size, uint64_t key_hash, bint live_only,
-                          int64_t* row) except? NULL nogil:
+    cdef int find(self, const uint8_t* key, size_t size, uint64_t key_hash, bint live_only, StorePlace** found,
+                  int64_t* row) except -1 nogil:
         cdef Py_ssize_t low = 0, high = self.count, middle
         cdef StorePlace* place
         cdef StorePlace* furthest
+        found[0] = NULL
         while low < high:                   # the first place whose keys all lie above
             middle = (low + high) >> 1
             place = &self.places[middle]
@@ -146,8 +147,9 @@ cdef class RowStores:
                 break                       # neither this one nor any before it reaches so far
             row[0] = (<RowStore> place.store).finder.find(key, size, key_hash)
             if row[0] >= 0 and not (live_only and (<RowStore> place.store).live.is_dead(row[0])):
-                return place
-        return NULL
+                found[0] = place
+                break
+        return 0
 
     def __len__(self):
         return self.count
@@ -159,7 +161,7 @@ cdef class RowStores:
         cdef int64_t row = -1
         cdef StorePlace* place
         with nogil:
-            place = self.find(data, size, city_hash64(data, size), live_only, &row)
+            self.find(data, size, city_hash64(data, size), live_only, &place, &row)
         return None if place == NULL else ((<RowStore> place.store).rowset_id, row)
 
 
