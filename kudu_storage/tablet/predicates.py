@@ -84,12 +84,6 @@ class KeyRange:
     rest: tuple[Predicate, ...]
 
 
-def key_bounds(schema: Schema, predicates: Sequence[Predicate]) -> tuple[bytes | None, bytes | None]:
-    """The first encoded key that can match and the first one behind all that can; None: no bound."""
-    found = key_range(schema, predicates)
-    return found.lower, found.upper
-
-
 def key_range(schema: Schema, predicates: Sequence[Predicate]) -> KeyRange:
     """Equality on the first columns of the key, then a range of the next: rows in it need no other test of these."""
     prefix = b""

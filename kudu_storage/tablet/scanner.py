@@ -3,7 +3,8 @@
     t.scanner().add_predicate(t["id"] >= 10).set_projected_column_names(["id", "v"]).open().read_all_tuples()
 
  S1  View and snapshot are taken once, in open(), and held to the end of the scan: what it reads is not deleted before.
- S2  Rows come by primary key after set_fault_tolerant() or ordered(), else store by store, each by key.
+ S2  Rows come by primary key after set_fault_tolerant() or ordered(), else store by store, each by key; with several
+     threads then in any order.
 One thread uses a scanner; any number of scanners may run.
 """
 from __future__ import annotations
@@ -12,7 +13,6 @@ import datetime
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from kudu_storage._native.block_filter import BlockFilter
 from kudu_storage._native.column_block import ColumnBlock
 from kudu_storage._native.memrowset import RowScan
 from kudu_storage._native.mvcc import Snapshot
@@ -20,13 +20,14 @@ from kudu_storage._native.row_layout import RowLayout
 from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.common.schema import Schema
 from kudu_storage.errors import InvalidArgument
-from kudu_storage.tablet.predicates import Predicate, key_bounds
+from kudu_storage.tablet.predicates import Predicate
 from kudu_storage.tablet.result import ScanResult, pandas_frame, polars_frame
-from kudu_storage.tablet.scanning import scan_stores
+from kudu_storage.tablet.scanning import TabletScan, scan_stores
 from kudu_storage.tablet.store import TabletStore
 from kudu_storage.tablet.view import View
 
 BATCH_ROWS = 4096
+THREADS_MAX = 256
 READ_MODES = ("latest", "snapshot", "read_your_writes")
 
 
@@ -41,7 +42,8 @@ class Scanner:
         self._limit: int | None = None
         self._mode = "latest"
         self._at: int | None = None
-        self._batch_rows = BATCH_ROWS
+        self._batch_rows: int | None = None
+        self._threads = 1
         self._ordered = False
         self._view: View | None = None
         self._blocks: Iterator[ColumnBlock] | None = None
@@ -93,11 +95,19 @@ class Scanner:
     limit = set_limit
 
     def set_batch_rows(self, rows: int) -> Scanner:
-        """Rows in a batch, at most."""
+        """Rows in a batch, at most. Default: as many as suit the columns."""
         self._require_not_open()
         if rows < 1:
             raise InvalidArgument(f"batches of {rows} rows")
         self._batch_rows = rows
+        return self
+
+    def set_threads(self, threads: int) -> Scanner:
+        """So many threads read and decode beside the one that takes the rows; 1: that one does it. Order stays (S2)."""
+        self._require_not_open()
+        if not 1 <= threads <= THREADS_MAX:
+            raise InvalidArgument(f"{threads} threads", advice=f"1 to {THREADS_MAX}")
+        self._threads = threads
         return self
 
     def set_read_mode(self, mode: Literal["latest", "snapshot", "read_your_writes"]) -> Scanner:
@@ -225,31 +235,15 @@ class Scanner:
         return self._store.snapshot_at(at, self._timeout)
 
     def _start(self, view: View, snapshot: Snapshot) -> tuple[Schema, Iterator[ColumnBlock]]:
-        schema = view.schema if self._names is None else view.schema.project(self._names)
-        read = view.schema
-        if self._names is not None:
-            more = [p.column for p in self._predicates if p.column not in self._names]
-            read = view.schema.project([*self._names, *dict.fromkeys(more)])
-        lower, upper = key_bounds(view.schema, self._predicates)
-        scan = scan_view(view, RowLayout(read), snapshot, ordered=self._ordered, lower=lower, upper=upper,
-                         batch_rows=self._batch_rows)
-        tests = [(_position(read, p.column), p.kind, p.cells) for p in self._predicates]
-        return schema, self._picked(scan, BlockFilter(read, schema, tests))
+        scan = TabletScan(view.rowsets, view.memrowsets, view.schema, snapshot, columns=self._names,
+                          predicates=self._predicates, ordered=self._ordered, threads=self._threads,
+                          limit=self._limit, batch_rows=self._batch_rows)
+        return scan.schema, self._checked(scan)
 
-    def _picked(self, scan: Iterator[ColumnBlock], chosen: BlockFilter) -> Iterator[ColumnBlock]:
-        left = self._limit
-        if left == 0:
-            return
+    def _checked(self, scan: TabletScan) -> Iterator[ColumnBlock]:
         for block in scan:
             self._store.require_usable()
-            found = chosen.apply(block, left)
-            if not len(found):
-                continue
-            yield found
-            if left is not None:
-                left -= len(found)
-                if left == 0:
-                    return
+            yield block
 
     def _rest(self) -> Iterator[ColumnBlock]:
         assert self._blocks is not None

@@ -371,3 +371,40 @@ def test_blocks_that_a_crash_left_are_deleted_at_the_next_opening(tmp_path: Path
     with Tablet.open(tmp_path / "t") as tablet:
         assert tablet.maintenance._blocks.live_blocks().keys() == named
         check_rows(tablet, model)
+
+
+# -- scans -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("threads", [1, 3])
+def test_predicates_limit_and_order_mean_the_same_whatever_lies_where(threads: int, tablet: Tablet) -> None:
+    fill(tablet, range(0, 3000, 3))
+    tablet.flush()
+    fill(tablet, range(1, 3000, 3))
+    tablet.flush()
+    write(tablet, "update", *({"id": key, "v": "changed"} for key in range(0, 3000, 30)))
+    write(tablet, "delete", *({"id": key} for key in range(1, 3000, 30)))
+    fill(tablet, range(2, 3000, 3))
+    everything = rows_of(tablet)
+    assert len(everything) == 2900 and [row[0] for row in everything] == sorted(row[0] for row in everything)
+    cases: list[tuple[list[Any], Callable[[tuple[Any, ...]], bool]]] = [
+        ([], lambda row: True),
+        ([tablet["v"] == "changed"], lambda row: row[1] == "changed"),
+        ([tablet["id"] >= 500, tablet["id"] < 2000, tablet["v"] == "x"],
+         lambda row: 500 <= row[0] < 2000 and row[1] == "x"),
+        ([tablet["id"].in_list([0, 1, 2, 31, 2999, 5000])], lambda row: row[0] in (0, 2, 31, 2999)),
+        ([tablet["n"].is_null()], lambda row: row[2] is None),
+    ]
+    for predicates, wanted in cases:
+        expected = [row for row in everything if wanted(row)]
+        found = tablet.scanner().add_predicates(predicates).set_threads(threads).open().read_all_tuples()
+        assert sorted(found) == expected
+        ordered = tablet.scanner().add_predicates(predicates).set_threads(threads).ordered()
+        assert ordered.set_projected_column_names(["v", "id"]).open().read_all_tuples() == \
+            [(row[1], row[0]) for row in expected]
+        some = tablet.scanner().add_predicates(predicates).set_threads(threads).ordered().limit(7)
+        assert some.open().read_all_tuples() == expected[:7]
+
+
+def test_a_scan_has_a_sound_number_of_threads(tablet: Tablet) -> None:
+    for wrong in (0, -1, 100_000):
+        with pytest.raises(InvalidArgument, match="threads"):
+            tablet.scanner().set_threads(wrong)
