@@ -2,8 +2,8 @@
 
     python bench/tablet_disk.py [--rows 300000] [--rounds 3] [--folder DIR]
 
-Times are processor time of the process (its threads too), the best and the worst of all rounds. Keys are 64-bit numbers in
-random order; the log is written and not synced.
+Times are processor time of the process (its threads too), the best and the worst of all rounds. Keys are 64-bit
+numbers in random order; the log is written and not synced.
 """
 from __future__ import annotations
 
