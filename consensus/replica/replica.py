@@ -77,7 +77,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _config_pb: Any = message_class("kudu.consensus.RaftConfigPB")
 TIMEOUT_S: Final = 10.0
-# Kudu's, but for a timeout that lets a group go on within 1.5 s when its leader hangs (one that dies is missed at once).
+# Kudu's, but for a timeout that lets a group go on within 1.5 s when its leader hangs. One that dies is missed at once.
 TIMING: Final = Timing(election_timeout_us=1300 * MS)
 PAYLOAD_BYTES_MAX: Final = 16 << 20
 # Proposals that are not committed yet. Above it propose() refuses: a group without a majority must not eat the memory.
