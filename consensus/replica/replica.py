@@ -35,7 +35,7 @@ from consensus.raft.inputs import (
 from consensus.raft.progress import Sending
 from consensus.raft.refusals import Refusal
 from consensus.raft.status import Status
-from consensus.raft.timing import Timing
+from consensus.raft.timing import MS, Timing
 from consensus.replica.admin import Admin
 from consensus.replica.clock import HybridClock, SystemRandom
 from consensus.replica.copies import CopySender
@@ -77,6 +77,8 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _config_pb: Any = message_class("kudu.consensus.RaftConfigPB")
 TIMEOUT_S: Final = 10.0
+# Kudu's, but for a timeout that lets a group go on within 1.5 s when its leader hangs. One that dies is missed at once.
+TIMING: Final = Timing(election_timeout_us=1300 * MS)
 PAYLOAD_BYTES_MAX: Final = 16 << 20
 # Proposals that are not committed yet. Above it propose() refuses: a group without a majority must not eat the memory.
 UNCOMMITTED_BYTES_MAX: Final = 64 << 20
@@ -100,6 +102,7 @@ class RaftReplica:
             group: replicas of one group have the same; it gives the tablet's id.
             join: the group is there already and will add this replica by change_config().
             transport: default: krpc at the address of `me`.
+            timing: of heartbeats and elections; the same for all replicas of a group.
             durability: of the log: "fsync", "os" or "interval:50ms". Weaker than "fsync", a replica that lost its
                 machine's memory may break the group's promises.
             snapshot_every: bytes of log after which the state machine's snapshot is taken, if it has one.
@@ -111,7 +114,7 @@ class RaftReplica:
         self._has_snapshots = sm.has_snapshots()
         self._first = first_config(me, peers, join)
         self._peers = dict(peers)
-        self._timing = timing or Timing()
+        self._timing = timing or TIMING
         self._disk = Disk() if disk is None else disk
         self._log_options: dict[str, Any] = {
             "durability": durability, "segment_size": segment_size, "cache_size": cache_size, "queue_size": "64MiB",
@@ -141,11 +144,11 @@ class RaftReplica:
             raise ReplicaClosed("a replica is started once")
         self._state = "starting"
         self._loop = loop = asyncio.get_running_loop()
-        self._transport = self._given_transport or _krpc(self.name, self._peers, self.tablet_id, self)
-        self._names = self._transport.names
-        for name in self._peers:
-            self._names.add(name)
         try:
+            self._transport = self._given_transport or _krpc(self.name, self._peers, self.tablet_id, self)
+            self._names = self._transport.names
+            for name in self._peers:
+                self._names.add(name)
             found = await loop.run_in_executor(None, self._open)
         except BaseException:
             self._state = "closed"
@@ -627,8 +630,10 @@ class RaftReplica:
 
     def _not_leader(self) -> NotLeader:
         leader = self._raft.state.leader_id
-        peer = None if leader is None else self._raft.state.configs.active.peer(leader)
-        return NotLeader(leader=None if leader == self.name else leader, address="" if peer is None else peer.address)
+        if leader is None or leader == self.name:
+            return NotLeader()
+        peer = self._raft.state.configs.active.peer(leader)
+        return NotLeader(leader=leader, address=self._peers.get(leader) or ("" if peer is None else peer.address))
 
     def _require_running(self) -> None:
         if self._state != "running":

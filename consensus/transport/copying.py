@@ -46,6 +46,11 @@ class SnapshotService:
     def service(self) -> Service:
         return Service(_SERVICE, {"Install": self._install})
 
+    def forget(self, tablet_id: str) -> None:
+        """The replica goes, and what came for it."""
+        self.replicas.pop(tablet_id, None)
+        self._parts.pop(tablet_id, None)
+
     async def _install(self, request: Request) -> bytes:
         tablet_id, total, piece, offset = parse_piece(request.message)
         on_copy = self.replicas.get(tablet_id)
@@ -98,7 +103,7 @@ class CopyingTransport(KrpcTransport):
     async def stop(self) -> None:
         service = _services.get(self.endpoint)
         if service is not None:
-            service.replicas.pop(self.tablet_id, None)
+            service.forget(self.tablet_id)
         await super().stop()
 
     async def copy(self, to: str, data: bytes) -> None:
