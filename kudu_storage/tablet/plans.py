@@ -51,13 +51,15 @@ class Planner:
         store, now = self._maintenance.store, self._clock()
         store.require_usable()
         anchors = store.move_anchors()
-        kept = dict(zip(anchors, store.log_bytes_from(list(anchors.values())), strict=True))
+        # Asked at once: the log grows meanwhile.
+        all_bytes, *sizes = store.log_bytes_from([0, *anchors.values()])
+        kept = dict(zip(anchors, sizes, strict=True))
         tail = kept[IN_FLIGHT_OWNER]
         held = {owner: size - tail for owner, size in kept.items()}
         known = {owner: self._since.get(owner, now) for owner in anchors}
         self._since.clear()
         self._since.update(known)
-        found = [self._log_gc(max(kept.values()))]
+        found = [self._log_gc(all_bytes - max(sizes))]
         view = store.view
         for memory in view.memory:
             name = f"memrowset {memory.id}"
@@ -68,8 +70,7 @@ class Planner:
         found.append(self._merge(compaction))
         return [plan for plan in found if plan is not None]
 
-    def _log_gc(self, kept_bytes: int) -> Plan | None:
-        free = self._maintenance.store.log_bytes_from([0])[0] - kept_bytes
+    def _log_gc(self, free: int) -> Plan | None:
         return Plan(self._candidate("log_gc", "log", log_bytes=free, low_io=True)) if free > 0 else None
 
     def _flush(self, kind: Kind, name: str, memory_bytes: int, held: dict[str, int], policy: MaintenancePolicy,
