@@ -1,6 +1,7 @@
 """Tablets on disk, claim by claim: what COMMITs name, what anchors hold, what open scans keep, what plans say."""
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -408,3 +409,48 @@ def test_a_scan_has_a_sound_number_of_threads(tablet: Tablet) -> None:
     for wrong in (0, -1, 100_000):
         with pytest.raises(InvalidArgument, match="threads"):
             tablet.scanner().set_threads(wrong)
+
+
+def test_a_diff_scan_shows_what_changed_and_what_went_whatever_was_flushed_between(tablet: Tablet) -> None:
+    fill(tablet, range(100))
+    tablet.flush()
+    since = tablet.now()
+    write(tablet, "update", {"id": 3, "v": "new"}, {"id": 4, "n": -4})
+    write(tablet, "delete", {"id": 5}, {"id": 6})
+    tablet.flush()
+    fill(tablet, range(100, 103))
+    write(tablet, "insert", {"id": 6, "v": "again", "n": 6}, {"id": 200, "v": "short", "n": 0})
+    write(tablet, "delete", {"id": 200})
+    until = tablet.now()
+    write(tablet, "delete", {"id": 3}, {"id": 50})
+    tablet.flush()
+    changes = [(3, "new", 3, False), (4, "x", -4, False), (6, "again", 6, False),
+               *((key, "x", key, False) for key in range(100, 103))]
+    for _ in range(2):
+        scanner = tablet.scanner().set_diff(since, until)
+        assert scanner.schema.names == ["id", "v", "n", "is_deleted"]
+        found = scanner.open().read_all_tuples()
+        assert [row for row in found if not row[3]] == changes
+        assert [row[0] for row in found if row[3]] == [5]
+        some = tablet.scanner().set_diff(since, until).add_predicate(tablet["id"] > 4)
+        assert [(row[0], row[1]) for row in some.set_projected_column_names(["id"]).open()] == \
+            [(5, True), (6, False), (100, False), (101, False), (102, False)]
+        assert [row[0] for row in tablet.scanner().set_diff(until).open() if row[3]] == [3, 50]
+        tablet.compact()
+    assert tablet.scanner().set_diff(since, since).open().read_all_tuples() == []
+    with pytest.raises(InvalidArgument, match="backwards"):
+        tablet.scanner().set_diff(until, since).open()
+
+
+def test_a_tablet_in_an_event_loop(tmp_path: Path) -> None:
+    Tablet.create(tmp_path / "t", numbers()).close()
+
+    async def main() -> int:
+        async with await Tablet.aopen(tmp_path / "t") as tablet:
+            session = tablet.new_session()
+            for key in range(10):
+                session.apply(session.new_insert({"id": key}))
+            await session.flush_async()
+            return tablet.count()
+
+    assert asyncio.run(main()) == 10
