@@ -17,6 +17,7 @@ from consensus.raft.configuration import Config
 from consensus.transport.configs import config_from, config_to
 from consensus.transport.names import Names
 from kudu_storage._native.disk import Disk
+from kudu_storage.errors import DiskError
 from kudu_storage.fs.consensus_metadata import TYPE, read_consensus_metadata, write_consensus_metadata
 from kudu_storage.protos import message_class
 
@@ -119,11 +120,15 @@ class MetadataFile:
 
 
 def make_folder(folder: str, disk: Disk) -> None:
-    """The folder and those above it that are missing, durably."""
+    """The folder and those above it that are missing, durably. Other replicas may make those above meanwhile."""
     missing = []
     while not os.path.isdir(folder):
         missing.append(folder)
         folder = os.path.dirname(folder)
     for made in reversed(missing):
-        disk.make_dir(made)
+        try:
+            disk.make_dir(made)
+        except DiskError as error:
+            if error.errno != errno.EEXIST or not os.path.isdir(made):
+                raise
         disk.sync_dir(os.path.dirname(made))
