@@ -160,13 +160,6 @@ class Tablet:
                          settings)
 
     @classmethod
-    async def aopen(cls, path: str | os.PathLike[str], tablet_id: str | None = None, **options: Any) -> Tablet:
-        """open() without holding up the event loop; then `async with`, and `await session.flush_async()`."""
-        import asyncio
-
-        return await asyncio.get_running_loop().run_in_executor(None, lambda: cls.open(path, tablet_id, **options))
-
-    @classmethod
     def _open(cls, roots: ServerRoots, files: TabletFiles, superblock: Superblock, port: LogPort, blocks: BlockManager,
               disk: Disk | None, settings: _Settings) -> Tablet:
         try:
@@ -207,15 +200,6 @@ class Tablet:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.close()
-
-    async def __aenter__(self) -> Tablet:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
-        import asyncio
-
-        await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def __repr__(self) -> str:
         if self._store.closed:

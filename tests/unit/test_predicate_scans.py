@@ -384,8 +384,7 @@ def test_a_scan_that_is_left_early_leaves_no_thread(tmp_path: Path, monkeypatch:
     scan = TabletScan(rowsets, [tablet.mem.rows], SINGLE, Snapshot(tablet.now + 1), ordered=ordered, threads=3,
                       batch_rows=2)
     blocks = iter(scan)
-    next(blocks)
-    assert running()
+    next(blocks)        # threads are at work then, unless they were quick enough to have ended
     del blocks
     assert not running()
     tablet.close()

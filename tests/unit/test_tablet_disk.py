@@ -1,7 +1,6 @@
 """Tablets on disk, claim by claim: what COMMITs name, what anchors hold, what open scans keep, what plans say."""
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -440,17 +439,3 @@ def test_a_diff_scan_shows_what_changed_and_what_went_whatever_was_flushed_betwe
     assert tablet.scanner().set_diff(since, since).open().read_all_tuples() == []
     with pytest.raises(InvalidArgument, match="backwards"):
         tablet.scanner().set_diff(until, since).open()
-
-
-def test_a_tablet_in_an_event_loop(tmp_path: Path) -> None:
-    Tablet.create(tmp_path / "t", numbers()).close()
-
-    async def main() -> int:
-        async with await Tablet.aopen(tmp_path / "t") as tablet:
-            session = tablet.new_session()
-            for key in range(10):
-                session.apply(session.new_insert({"id": key}))
-            await session.flush_async()
-            return tablet.count()
-
-    assert asyncio.run(main()) == 10
