@@ -23,6 +23,8 @@ from kudu_storage.errors import InvalidArgument, KuduStorageError, LogClosed
 class _Binding:
     """A loop that the log tells, and the futures that wait in it, in the order of their operations."""
 
+    fd = -1
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -40,13 +42,12 @@ class _Binding:
         if self.loop.is_closed() or self.pid != os.getpid():
             # A child of a fork shares the parent's selector: what it removes there is removed for the parent.
             self.end()
-        elif self.loop.is_running():
-            # In its own thread too: this may be a finalizer that interrupts wait().
-            try:
-                self.loop.call_soon_threadsafe(self.end)
-            except RuntimeError:        # it was closed this moment
-                self.end()
-        else:
+            return
+        # In its own thread too: this may be a finalizer that interrupts wait(). And when it does not run: its thread may
+        # be about to run or close it. Closed, it forgets this call, and with it the last who knows the binding.
+        try:
+            self.loop.call_soon_threadsafe(self.end)
+        except RuntimeError:        # it was closed this moment
             self.end()
 
     def end(self) -> None:
@@ -56,12 +57,21 @@ class _Binding:
         alive = not self.loop.is_closed() and self.pid == os.getpid()
         if alive:
             self.loop.remove_reader(self.fd)
-        os.close(self.fd)
-        self.fd = -1
+        self.close()
         while self.pending:
             token, future = self.pending.popleft()
             if alive and not future.done():
                 _settle(token, future)
+
+    def close(self) -> None:
+        """Close the descriptor, once."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        # The loop was closed before it got to end(): what watched the descriptor is gone.
+        self.close()
 
 
 class LoopWaiters:
@@ -115,7 +125,7 @@ class LoopWaiters:
         try:
             loop.add_reader(binding.fd, self._ready, binding)
         except BaseException:           # a loop that watches no descriptors
-            os.close(binding.fd)
+            binding.close()
             raise
         self._binding = binding
         writer.set_async(binding.fd, self)
