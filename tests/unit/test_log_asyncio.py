@@ -251,6 +251,32 @@ def test_a_loop_that_ended_without_being_closed_gives_the_log_to_the_next(tmp_pa
         second.close()
 
 
+@pytest.mark.parametrize("then", ["runs on", "is closed"])
+def test_closing_beside_a_loop_between_two_runs_leaves_its_selector_alone(then: str, tmp_path: Path) -> None:
+    gc.collect()
+    descriptors, loop, disk = len(os.listdir("/proc/self/fd")), asyncio.new_event_loop(), RecordingDisk()
+    log = Log.open(tmp_path, create=True, disk=disk)
+    loop.run_until_complete(_wait(log.append(b"first")))
+    disk.hold("write")
+    task = loop.create_task(_wait(log.append(b"second")))
+    loop.run_until_complete(until(lambda: disk.waiting))
+    disk.release()
+    watched = len(loop._selector.get_map())        # type: ignore[attr-defined]
+    threads = [threading.Thread(target=log.close)]
+    threads[0].start()
+    join(threads)
+    # The thread of a loop that does not run may be about to run or close it: only it takes out what the loop watches.
+    assert len(loop._selector.get_map()) == watched        # type: ignore[attr-defined]
+    if then == "runs on":
+        assert loop.run_until_complete(asyncio.wait_for(task, DEADLINE_S)).done
+    else:
+        task.cancel()
+    loop.close()
+    del task, loop
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
 def test_a_loop_closed_with_tokens_pending_does_no_harm(tmp_path: Path) -> None:
     disk = RecordingDisk()
     with Log.open(tmp_path, create=True, disk=disk) as log:
