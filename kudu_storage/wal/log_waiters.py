@@ -43,7 +43,7 @@ class _Binding:
             # A child of a fork shares the parent's selector: what it removes there is removed for the parent.
             self.end()
             return
-        # In its own thread too: this may be a finalizer that interrupts wait(). Also when it does not run: its thread may
+        # In its own thread too: it may be a finalizer that interrupts wait(). Also when it does not run: its thread may
         # be about to run or close it. Closed, it forgets this call, and with it the last who knows the binding.
         try:
             self.loop.call_soon_threadsafe(self.end)
