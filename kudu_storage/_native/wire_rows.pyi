@@ -12,7 +12,8 @@ class RowwiseEncoder:
         schema: of the blocks.
         places: which of their columns go out, in this order; default: all.
         pad_unixtime: PAD_UNIXTIME_MICROS_TO_16_BYTES.
-        group_rows: in the indirect data the cells of so many rows lie column after column. Readers do not care.
+        group_rows: in the indirect data the cells of so many rows, fewer where a block ends, lie column after column.
+            Readers do not care.
     """
 
     def __init__(self, schema: Schema, *, places: Sequence[int] | None = None, pad_unixtime: bool = False,
