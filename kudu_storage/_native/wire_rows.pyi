@@ -17,7 +17,7 @@ class RowwiseEncoder:
     """
 
     def __init__(self, schema: Schema, *, places: Sequence[int] | None = None, pad_unixtime: bool = False,
-                 group_rows: int = 100) -> None: ...
+                 group_rows: int = 128) -> None: ...
     @property
     def row_count(self) -> int:
         """Of the answer being gathered."""

@@ -27,7 +27,7 @@ from kudu_storage._native.wire_buffer cimport (
 from kudu_storage.errors import BadFormat, InvalidArgument, LimitExceeded
 
 cdef enum:
-    GROUP_ROWS = 100                # --scanner_batch_size_rows
+    GROUP_ROWS = 128                # --scanner_batch_size_rows
     HINT_BYTES_MAX = 8 << 20        # memory taken before rows are there; --scanner_max_batch_size_bytes
     SLICE_BYTES = 16
     PAD_BYTES = 8

@@ -149,7 +149,7 @@ class RowwiseAnswers(_Answers[RowwiseAnswer]):
     """
 
     def __init__(self, scan: Blocks, *, pad_unixtime: bool = False, places: Sequence[int] | None = None,
-                 group_rows: int = 100) -> None:
+                 group_rows: int = 128) -> None:
         self._rows = RowwiseEncoder(scan.schema, places=places, pad_unixtime=pad_unixtime, group_rows=group_rows)
         super().__init__(scan, self._rows)
 

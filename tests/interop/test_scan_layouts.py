@@ -13,12 +13,13 @@ import pytest
 
 import kudu_storage.client as client
 from kudu_storage import Tablet
+from kudu_storage._native.column_block import ColumnBlock
 from kudu_storage._native.wire_columns import decode_columnar
 from kudu_storage._native.wire_rows import decode_rowwise
 from kudu_storage.protos import message_class
 from kudu_storage.rpc import CallOptions, Proxy, connect
 from kudu_storage.tablet.scanner import Scanner
-from kudu_storage.tablet.wire_blocks import ColumnarAnswers, RowwiseAnswers
+from kudu_storage.tablet.wire_blocks import Blocks, ColumnarAnswers, RowwiseAnswers
 
 ROWS = 2345
 PADDED, COLUMNAR = 1, 2
@@ -117,9 +118,18 @@ def ask(server: oracle.Server, conversation: Callable[[Proxy], Awaitable[Any]]) 
     return asyncio.run(run())
 
 
-def ours(scan: Scanner, flags: int, row_counts: Sequence[int], group_rows: int = 100) -> list[Answered]:
+class OneBlock:
+    """All rows of a scan in one block: groups of rows then end where the server's do."""
+
+    def __init__(self, scan: Scanner) -> None:
+        self.schema, self._rows = scan.schema, scan.read_all_tuples()
+
+    def blocks(self) -> list[ColumnBlock]:
+        return [ColumnBlock.from_tuples(self.schema, self._rows)]
+
+
+def ours(scan: Blocks, flags: int, row_counts: Sequence[int], group_rows: int = 128) -> list[Answered]:
     """Answers of as many rows as the server's."""
-    scan.open()
     kind = "kudu.ColumnarRowBlockPB" if flags & COLUMNAR else "kudu.RowwiseRowBlockPB"
     gathered: Any = ColumnarAnswers(scan) if flags & COLUMNAR else RowwiseAnswers(
         scan, pad_unixtime=bool(flags & PADDED), group_rows=group_rows)
@@ -167,7 +177,7 @@ def test_sidecars_are_those_of_a_real_server(flushed: Tablet, flushed_there: ora
     request = new_scan(flushed.tablet_id, flushed.schema, flags)
     theirs = ask(flushed_there, lambda proxy: answers(proxy, request, bytes_max))
     assert len(theirs) == 1 if bytes_max == WHOLE else len(theirs) > 4
-    scan = flushed.scanner().set_batch_rows(100)    # their groups end where blocks do
+    scan = flushed.scanner().open() if flags & COLUMNAR else OneBlock(flushed.scanner())
     assert ours(scan, flags, [answer.row_count for answer in theirs]) == theirs
     assert [row for answer in theirs for row in decoded(flushed.schema, flags, answer)] \
         == flushed.scanner().read_all_tuples()
@@ -181,8 +191,8 @@ def test_sidecars_of_some_columns_are_those_of_a_real_server(flushed: Tablet, fl
     request = new_scan(flushed.tablet_id, flushed.schema.project(names), flags)
     theirs = ask(flushed_there, lambda proxy: answers(proxy, request, WHOLE))
     assert sum(answer.row_count for answer in theirs) == ROWS
-    scan = flushed.scanner().set_projected_column_names(names).set_batch_rows(100)
-    assert ours(scan, flags, [answer.row_count for answer in theirs]) == theirs
+    scan = flushed.scanner().set_projected_column_names(names)
+    assert ours(scan.open() if flags & COLUMNAR else OneBlock(scan), flags, [answer.row_count for answer in theirs]) == theirs
 
 
 def test_sidecars_of_changed_rows_and_of_diff_scans_are_those_of_a_real_server(kudu: oracle.KuduBinaries,
@@ -206,7 +216,7 @@ def test_sidecars_of_changed_rows_and_of_diff_scans_are_those_of_a_real_server(k
                 request = new_scan(tablet.tablet_id, tablet.schema, flags, read_mode=AT_SNAPSHOT, snap_timestamp=after,
                                    order_mode=ORDERED)
                 theirs = ask(replica.server, lambda proxy, request=request: answers(proxy, request, WHOLE))
-                scan = tablet.scanner().set_snapshot(after).ordered()
+                scan = tablet.scanner().set_snapshot(after).ordered().open()
                 assert ours(scan, flags, [answer.row_count for answer in theirs], group_rows=1) == theirs
                 assert 250 < sum(answer.row_count for answer in theirs) < 350
 
@@ -214,7 +224,7 @@ def test_sidecars_of_changed_rows_and_of_diff_scans_are_those_of_a_real_server(k
                 marked = request.new_scan_request.projected_columns.add()
                 marked.name, marked.type, marked.read_default_value = "is_deleted", IS_DELETED, b"\0"
                 theirs = ask(replica.server, lambda proxy, request=request: answers(proxy, request, WHOLE))
-                scan = tablet.scanner().set_diff(before, after)
+                scan = tablet.scanner().set_diff(before, after).open()
                 assert ours(scan, flags, [answer.row_count for answer in theirs], group_rows=1) == theirs
                 rows = [row for answer in theirs for row in decoded(scan.schema, flags, answer)]
                 assert sum(row[-1] for row in rows) == len(range(0, 400, 3)) and len(rows) > 200
