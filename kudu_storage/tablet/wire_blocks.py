@@ -22,6 +22,7 @@ from kudu_storage.common.schema import Schema
 
 # --scanner_default_batch_size_bytes
 BATCH_BYTES = 1 << 20
+_COLUMN_PARTS = ("data_sidecar", "varlen_data_sidecar", "non_null_bitmap_sidecar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class ColumnarAnswer:
         number = first_sidecar
         for column in self.columns:
             described = message.columns.add()
-            for name, part in zip(("data_sidecar", "varlen_data_sidecar", "non_null_bitmap_sidecar"), column, strict=True):
+            for name, part in zip(_COLUMN_PARTS, column, strict=True):
                 if part is not None:
                     setattr(described, name, number)
                     number += 1

@@ -93,7 +93,8 @@ def test_damaged_columns_are_read_or_refused(seed: int) -> None:
     count, taken = encoder.take()
     refused = 0
     for _ in range(400):
-        columns: list[list[bytes | None]] = [[None if part is None else bytes(part) for part in parts] for parts in taken]
+        columns: list[list[bytes | None]] = [[None if part is None else bytes(part) for part in parts]
+                                             for parts in taken]
         number, place = rng.randrange(len(columns)), rng.randrange(3)
         part = columns[number][place]
         columns[number][place] = None if part is not None and rng.random() < 0.1 else damaged(part or b"", rng)
@@ -107,7 +108,8 @@ def test_any_bytes_are_read_or_refused(count: int, rows: bytes, indirect: bytes)
     read_or_refused(lambda: decode_rowwise(ALL_TYPES, count, rows, indirect))
     fitted = (rows + bytes(count * STRIDE))[:count * STRIDE]        # past the check of its size
     read_or_refused(lambda: decode_rowwise(ALL_TYPES, count, fitted, indirect))
-    read_or_refused(lambda: decode_columnar(ALL_TYPES, count, [(rows[:4 * i], indirect, rows[:1]) for i in range(len(ALL_TYPES))]))
+    parts = [(rows[:4 * i], indirect, rows[:1]) for i in range(len(ALL_TYPES))]
+    read_or_refused(lambda: decode_columnar(ALL_TYPES, count, parts))
 
 
 @settings(max_examples=50)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,8 @@ def every_type() -> client.Schema:
             builder.add_column(f"{prefix}_{name}", name, nullable=nullable)
         builder.add_column(f"{prefix}_varchar", client.varchar, length=9, nullable=nullable)
         for precision in (9, 18, 38):
-            builder.add_column(f"{prefix}_decimal{precision}", client.decimal, precision=precision, scale=2, nullable=nullable)
+            builder.add_column(f"{prefix}_decimal{precision}", client.decimal, precision=precision, scale=2,
+                               nullable=nullable)
     return builder.set_primary_keys(["k1", "k2"]).build()
 
 
@@ -52,7 +53,8 @@ def record(row: int, more: int = 0) -> dict[str, Any]:
         "bool": n % 3 == 0, "float": n / 8, "double": -n / 3, "string": "é" * (n % 5), "binary": bytes(range(n % 11)),
         "date": datetime.date(1970, 1, 1) + datetime.timedelta(days=n % 30000 - 9000),
         "unixtime_micros": datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=n),
-        "varchar": "v" * (n % 10), "decimal9": Decimal(n % 10**9).scaleb(-2), "decimal18": Decimal(-n * 10**6).scaleb(-2),
+        "varchar": "v" * (n % 10), "decimal9": Decimal(n % 10**9).scaleb(-2),
+        "decimal18": Decimal(-n * 10**6).scaleb(-2),
         "decimal38": Decimal(n * 10**20).scaleb(-2)}
     found = {"k1": f"key {row:06d}", "k2": -row}
     for place, (name, value) in enumerate(values.items()):
@@ -155,25 +157,28 @@ def decoded(schema: client.Schema, flags: int, answer: Answered) -> list[tuple[A
 
 
 @pytest.fixture(scope="module")
-def flushed(tmp_path_factory: pytest.TempPathFactory) -> Tablet:
+def flushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tablet]:
     """One rowset, without deltas."""
     with Tablet.create(tmp_path_factory.mktemp("flushed") / "fs", every_type(), durability="os") as tablet:
         write(tablet, "insert", [record(row) for row in range(ROWS)])
         tablet.flush()
-        yield tablet    # type: ignore[misc]
+        yield tablet
 
 
 @pytest.fixture(scope="module")
-def flushed_there(kudu: oracle.KuduBinaries, flushed: Tablet, tmp_path_factory: pytest.TempPathFactory) -> oracle.Server:
-    with oracle.start_tserver_on_replica(kudu, Path(flushed.path), tmp_path_factory.mktemp("there") / "ts") as replica:
+def flushed_there(kudu: oracle.KuduBinaries, flushed: Tablet,
+                  tmp_path_factory: pytest.TempPathFactory) -> Iterator[oracle.Server]:
+    folder = tmp_path_factory.mktemp("there") / "ts"
+    with oracle.start_tserver_on_replica(kudu, Path(flushed.path), folder) as replica:
         replica.bootstrap(flushed.tablet_id)
         replica.dump_rows(flushed.tablet_id)        # answers scans from here on
-        yield replica.server    # type: ignore[misc]
+        yield replica.server
 
 
 @LAYOUTS
 @pytest.mark.parametrize("bytes_max", [WHOLE, 40_000])
-def test_sidecars_are_those_of_a_real_server(flushed: Tablet, flushed_there: oracle.Server, flags: int, bytes_max: int) -> None:
+def test_sidecars_are_those_of_a_real_server(flushed: Tablet, flushed_there: oracle.Server, flags: int,
+                                             bytes_max: int) -> None:
     request = new_scan(flushed.tablet_id, flushed.schema, flags)
     theirs = ask(flushed_there, lambda proxy: answers(proxy, request, bytes_max))
     assert len(theirs) == 1 if bytes_max == WHOLE else len(theirs) > 4
@@ -186,13 +191,14 @@ def test_sidecars_are_those_of_a_real_server(flushed: Tablet, flushed_there: ora
 @LAYOUTS
 @pytest.mark.parametrize("names", [[], ["c_unixtime_micros"], ["n_string", "k2"], ["n_bool", "c_int8", "n_decimal38"]],
                          ids=lambda names: "+".join(names) or "none")
-def test_sidecars_of_some_columns_are_those_of_a_real_server(flushed: Tablet, flushed_there: oracle.Server, flags: int,
-                                                             names: list[str]) -> None:
+def test_sidecars_of_some_columns_are_those_of_a_real_server(flushed: Tablet, flushed_there: oracle.Server,
+                                                             flags: int, names: list[str]) -> None:
     request = new_scan(flushed.tablet_id, flushed.schema.project(names), flags)
     theirs = ask(flushed_there, lambda proxy: answers(proxy, request, WHOLE))
     assert sum(answer.row_count for answer in theirs) == ROWS
     scan = flushed.scanner().set_projected_column_names(names)
-    assert ours(scan.open() if flags & COLUMNAR else OneBlock(scan), flags, [answer.row_count for answer in theirs]) == theirs
+    given = scan.open() if flags & COLUMNAR else OneBlock(scan)
+    assert ours(given, flags, [answer.row_count for answer in theirs]) == theirs
 
 
 def test_sidecars_of_changed_rows_and_of_diff_scans_are_those_of_a_real_server(kudu: oracle.KuduBinaries,

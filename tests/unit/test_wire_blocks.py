@@ -21,11 +21,11 @@ from kudu_storage.tablet.wire_blocks import ColumnarAnswer, ColumnarAnswers, Row
 BIG = 1 << 30
 SMALL = Schema((column("id", "INT32", is_key=True, nullable=False), column("at", "UNIXTIME_MICROS"),
                 column("text", "STRING"), column("flag", "BOOL", nullable=False)))
-SMALL_ROWS: list[tuple[Any, ...]] = [(1, None, "ab", True), (2, None, None, False), (3, None, "", True), (4, None, "c", False)]
 
 
 def small_block() -> ColumnBlock:
-    return ColumnBlock.from_tuples(SMALL, [(i, i * 256 if i != 2 else None, text, flag) for i, _, text, flag in SMALL_ROWS])
+    return ColumnBlock.from_tuples(SMALL, [(1, 256, "ab", True), (2, None, None, False), (3, 768, "", True),
+                                           (4, 1024, "c", False)])
 
 
 class Given:
@@ -73,8 +73,9 @@ def test_columns_are_values_or_offsets_bytes_and_a_bitmap_of_what_is_there() -> 
 def test_bytes_of_groups_of_rows_lie_column_after_column() -> None:
     schema = Schema((column("a", "STRING", nullable=False), column("b", "BINARY")))
     block = ColumnBlock.from_tuples(schema, [("a1", b"b1"), ("a2", b"b2"), ("a3", None), ("a4", b"b4")])
-    for group_rows, expected in [(1, b"a1b1a2b2a3a4b4"), (2, b"a1a2b1b2a3a4b4"), (3, b"a1a2a3b1b2a4b4"), (128, b"a1a2a3a4b1b2b4")]:
-        for step in {group_rows, 2 * group_rows, 4}:      # groups are of the answer's rows, in whatever blocks these come
+    for group_rows, expected in [(1, b"a1b1a2b2a3a4b4"), (2, b"a1a2b1b2a3a4b4"), (3, b"a1a2a3b1b2a4b4"),
+                                 (128, b"a1a2a3a4b1b2b4")]:
+        for step in {group_rows, 2 * group_rows, 4}:
             encoder = RowwiseEncoder(schema, group_rows=group_rows)
             for first in range(0, 4, step):
                 encoder.add(block, first, BIG, step)
@@ -95,8 +96,9 @@ def test_chosen_columns_go_out_in_the_order_asked_for() -> None:
 
 
 def test_no_columns_leave_the_row_count() -> None:
-    block = ColumnBlock.from_tuples(Schema(()), [()] * 5)
-    for answers in (RowwiseAnswers(Given(Schema(()), [block, block])), ColumnarAnswers(Given(Schema(()), [block, block]))):
+    nothing = Schema(())
+    scan = Given(nothing, [ColumnBlock.from_tuples(nothing, [()] * 5)] * 2)
+    for answers in (RowwiseAnswers(scan), ColumnarAnswers(scan)):
         answer = answers.next(0)
         assert answer.row_count == 10 and answer.size_bytes == 0 and not answers.has_more()
 
@@ -109,7 +111,8 @@ def test_an_answer_without_rows_is_empty_in_all_parts() -> None:
 
 
 def test_messages_name_the_sidecars() -> None:
-    rows, columns = RowwiseAnswers(Given(SMALL, [small_block()])).next(), ColumnarAnswers(Given(SMALL, [small_block()])).next()
+    scan = Given(SMALL, [small_block()])
+    rows, columns = RowwiseAnswers(scan).next(), ColumnarAnswers(scan).next()
     response = message_class("kudu.tserver.ScanResponsePB")()
     rows.describe(response.data, 3)
     columns.describe(response.columnar_data)
@@ -132,7 +135,8 @@ def decoded_columns(schema: Schema, answer: ColumnarAnswer) -> list[tuple[Any, .
 
 
 @given(st.lists(rows_of(ALL_TYPES), max_size=4), st.integers(0, 3000), st.booleans())
-def test_rows_come_back_whatever_the_answers_hold(parts: list[list[tuple[Any, ...]]], bytes_max: int, pad: bool) -> None:
+def test_rows_come_back_whatever_the_answers_hold(parts: list[list[tuple[Any, ...]]], bytes_max: int,
+                                                  pad: bool) -> None:
     scan = Given(ALL_TYPES, [ColumnBlock.from_tuples(ALL_TYPES, part) for part in parts])
     expected = [row for part in parts for row in part]
     by_row = list(RowwiseAnswers(scan, pad_unixtime=pad, group_rows=3).all(bytes_max))
@@ -184,7 +188,8 @@ def test_a_row_larger_than_asked_for_goes_alone() -> None:
 
 def test_encoders_refuse_what_they_were_not_made_for() -> None:
     other = ColumnBlock.from_tuples(Schema((column("id", "INT64"),)), [(1,)])
-    same_width = ColumnBlock.from_tuples(Schema((column("id", "INT32"), *SMALL.columns[1:])), [(None, None, None, True)])
+    with_null = Schema((column("id", "INT32"), *SMALL.columns[1:]))
+    same_width = ColumnBlock.from_tuples(with_null, [(None, None, None, True)])
     for encoder in (RowwiseEncoder(SMALL), ColumnarEncoder(SMALL)):
         for block in (other, same_width):
             with pytest.raises(InternalError):
@@ -218,7 +223,8 @@ def text_row(offset: int, size: int, nulls: int = 0) -> bytes:
 @pytest.mark.parametrize(("rows", "count", "why"), [
     (text_row(0, 5), 1, "outside"), (text_row(5, 0), 1, "outside"), (text_row(2**64 - 1, 2), 1, "outside"),
     (text_row(1, 2**64 - 1), 1, "outside"), (text_row(0, 3) + text_row(1, 2), 2, "row 1.*share"),
-    (text_row(0, 1)[:-1], 1, "17 bytes in 16"), (text_row(0, 1), 2, "2 rows"), (b"", 1, "1 rows"), (text_row(0, 0), 0, "0 rows"),
+    (text_row(0, 1)[:-1], 1, "17 bytes in 16"), (text_row(0, 1), 2, "2 rows"), (b"", 1, "1 rows"),
+    (text_row(0, 0), 0, "0 rows"),
 ])
 def test_rows_that_cannot_be_are_refused(rows: bytes, count: int, why: str) -> None:
     with pytest.raises(BadFormat, match=why):
@@ -226,11 +232,12 @@ def test_rows_that_cannot_be_are_refused(rows: bytes, count: int, why: str) -> N
 
 
 def test_nulls_and_bools_that_cannot_be_are_refused() -> None:
-    with pytest.raises(BadFormat, match="'flag' in row 0.*NULL"):
+    with pytest.raises(BadFormat, match=r"'flag' in row 0.*NULL"):
         decode_rowwise(SMALL, 1, struct.pack("<iqQQBB", 1, 2, 0, 0, 1, 0b1000))
-    with pytest.raises(BadFormat, match="'flag' in row 0.*BOOL"):
+    with pytest.raises(BadFormat, match=r"'flag' in row 0.*BOOL"):
         decode_rowwise(SMALL, 1, struct.pack("<iqQQBB", 1, 2, 0, 0, 2, 0))
-    assert decode_rowwise(SMALL, 1, struct.pack("<iqQQBB", 1, 2, 77, 1 << 60, 1, 0b0110)).to_tuples() == [(1, None, None, True)]
+    under_nulls = struct.pack("<iqQQBB", 1, 2, 77, 1 << 60, 1, 0b0110)
+    assert decode_rowwise(SMALL, 1, under_nulls).to_tuples() == [(1, None, None, True)]
 
 
 @pytest.mark.parametrize("count", [-1, 2**31 - 1, 2**64])
