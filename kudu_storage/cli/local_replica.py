@@ -228,9 +228,10 @@ def export(tablet: str, directory: str | None, fs_wal_dir: str, fs_data_dirs: st
     Nothing is written when a problem was found, unless the rows up to it are whole; see `kudu-storage replay`.
     """
     from kudu_storage.bootstrap.log_replay import replay_files
-    from kudu_storage.cli.replay import write_blocks
+    from kudu_storage.cli.replay import require_place, write_blocks
     from kudu_storage.fs.blocks import open_block_manager
 
+    require_place(out)
     roots = find_roots(directory, fs_wal_dir, fs_data_dirs, fs_metadata_dir)
     chosen = form or ({".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".jsonl": "jsonl"}.get(
         out.suffix.lower(), "csv") if out is not None else "csv")

@@ -64,8 +64,7 @@ def replay(directory: Path, tablet: str | None, at: int | None, fs_data_dirs: st
         raise click.UsageError("--rebuild writes all of a replica: neither --at nor --include-pending goes with it")
     if row_format is None and out is not None:
         row_format = _SUFFIXES.get(out.suffix.lower(), "jsonl")
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):   # told now, not after the replay
-        raise click.BadParameter(f"{out} is a folder, or in none that exists", param_hint="--out")
+    require_place(out)
     to_stdout = row_format is not None and out is None
     if to_stdout and report == "json":
         raise click.UsageError("rows and the report would both go to standard output: give --out FILE for the rows")
@@ -167,6 +166,12 @@ def _write(results: list[Replay], row_format: Format, out: Path | None) -> None:
         return
     schema, blocks = merged_scan(tablets)
     write_blocks(blocks, schema, row_format, out)
+
+
+def require_place(out: Path | None) -> None:
+    """Told now, not after the replay."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise click.BadParameter(f"{out} is a folder, or in none that exists", param_hint="--out")
 
 
 def write_blocks(blocks: Iterator[ColumnBlock], schema: Schema, row_format: Format, out: Path | None) -> None:

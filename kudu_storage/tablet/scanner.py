@@ -25,6 +25,7 @@ from kudu_storage.tablet.result import ScanResult, pandas_frame, polars_frame
 from kudu_storage.tablet.scanning import TabletScan, scan_stores
 from kudu_storage.tablet.store import TabletStore
 from kudu_storage.tablet.view import View
+from kudu_storage.tablet.wire_blocks import ColumnarAnswers, RowwiseAnswers
 
 BATCH_ROWS = 4096
 THREADS_MAX = 256
@@ -203,6 +204,17 @@ class Scanner:
         from kudu_storage._native.arrow import ArrowStream
 
         return ArrowStream(self.open().schema, self.blocks()).__arrow_c_stream__(requested_schema)
+
+    def rowwise_answers(self, *, pad_unixtime: bool = False) -> RowwiseAnswers:
+        """The rows that are left as Kudu's servers send them, row by row: see wire_blocks.
+
+        `pad_unixtime`: each UNIXTIME_MICROS takes 16 bytes.
+        """
+        return RowwiseAnswers(self.open(), pad_unixtime=pad_unixtime)
+
+    def columnar_answers(self) -> ColumnarAnswers:
+        """The rows that are left as Kudu's servers send them, column by column: see wire_blocks."""
+        return ColumnarAnswers(self.open())
 
     def to_polars(self) -> Any:
         """A polars.DataFrame. Raises MissingExtra."""

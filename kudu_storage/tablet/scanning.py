@@ -27,6 +27,7 @@ from kudu_storage.errors import InvalidArgument
 from kudu_storage.tablet.disk_rowset import BATCH_ROWS, DiskRowSet
 from kudu_storage.tablet.predicates import Predicate, key_points, key_range
 from kudu_storage.tablet.read_ahead import ReadAhead, Source, in_any_order, in_order
+from kudu_storage.tablet.wire_blocks import ColumnarAnswers, RowwiseAnswers
 
 # A thread's share of a rowset in an unordered scan.
 PIECE_ROWS = 1 << 17
@@ -257,6 +258,18 @@ class TabletScan:
             found = block if self._late is None else self._late.apply(block)
             if len(found):
                 yield found
+
+    def blocks(self) -> Iterator[ColumnBlock]:
+        """As when iterated."""
+        return iter(self)
+
+    def rowwise_answers(self, *, pad_unixtime: bool = False) -> RowwiseAnswers:
+        """The rows as Kudu's servers send them, row by row: see wire_blocks."""
+        return RowwiseAnswers(self, pad_unixtime=pad_unixtime)
+
+    def columnar_answers(self) -> ColumnarAnswers:
+        """The rows as Kudu's servers send them, column by column: see wire_blocks."""
+        return ColumnarAnswers(self)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         from kudu_storage._native.arrow import ArrowStream

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from kudu_storage.cli.local_replica import local_replica
 from kudu_storage.cli.replay import replay
+from kudu_storage.errors import NotFound
 
 SERVER = next(s for s in stopped.golden_servers() if s.name == "many-rowsets-part")
 TABLET = "6ca1dbc8ce8b4c038aeb42d89b979d08"
@@ -71,6 +72,18 @@ def test_export_writes_all_rows(root: Path, tmp_path: Path, suffix: str) -> None
     table = feather.read_table(out) if suffix == "arrow" else parquet.read_table(out)
     assert table.num_rows == rows and table.column_names == ["c", "k"]
     assert table.column("k").to_pylist() == sorted(table.column("k").to_pylist())
+
+
+def test_export_says_beforehand_that_it_cannot_write_there(root: Path, tmp_path: Path) -> None:
+    for out in (tmp_path, tmp_path / "none" / "rows.csv"):
+        result = run(local_replica, "export", TABLET, f"--fs_wal_dir={root / 'wal'}", f"--fs_data_dirs={root / 'data'}",
+                     "--out", out)
+        assert result.exit_code == 2 and "is a folder, or in none that exists" in result.output
+
+
+def test_data_that_lies_elsewhere_is_asked_for(root: Path) -> None:
+    result = run(local_replica, "export", TABLET, f"--fs_wal_dir={root / 'wal'}")
+    assert isinstance(result.exception, NotFound) and "--fs_data_dirs" in str(result.exception)
 
 
 def test_dump_rowset_prints_base_cells_with_their_deltas(root: Path) -> None:

@@ -39,6 +39,7 @@ DATA: Final = "data"
 INSTANCE_FILE: Final = "block_manager_instance"
 TYPE: Final = "kudu.DirInstanceMetadataPB"
 LOG, FILE = "log", "file"
+_ELSEWHERE = "--fs_data_dirs names the roots if blocks lie elsewhere; kudu-storage fs format lays out a new file system"
 # What says that the disk is broken, not the call (Kudu's Status::IsDiskFailure).
 _FAILURES: Final = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EROFS})
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -175,8 +176,7 @@ def open_directories(data_roots: Iterable[str | os.PathLike[str]], *, read_only:
         found = [directory for directory in opened if isinstance(directory, DataDirectory)]
         if not found:
             first = next(directory for directory in opened if isinstance(directory, DirectoryFailed))
-            raise NotFound(first.detail, path=first.path, advice="kudu-storage fs format lays out a new file system") \
-                if first.errno == errno.ENOENT else first
+            raise NotFound(first.detail, path=first.path, advice=_ELSEWHERE) if first.errno == errno.ENOENT else first
         _check_set(found)
     except BaseException:
         for directory in opened:
