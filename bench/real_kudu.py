@@ -21,6 +21,7 @@ import oracle
 
 MIB = 1 << 20
 QUIET_SECONDS = 5.0
+DEADLINE_SECONDS = 600.0
 FLUSH = ("--flush_threshold_secs=1", "--flush_threshold_mb=64", "--maintenance_manager_polling_interval_ms=100",
          "--enable_rowset_compaction=false")
 NO_MAINTENANCE = ("--enable_maintenance_manager=false",)
@@ -92,7 +93,7 @@ def quiet(server: oracle.Server, name: str, at_least: int = 0) -> list[Ended]:
         found = [ended for ended in ended_operations(server.log_text()) if ended.name == name]
         if len(found) != len(seen):
             seen, since = found, time.monotonic()
-        if time.monotonic() - since > oracle.READY_SECONDS:
-            raise oracle.OracleError(f"{len(seen)} {name} ended, none for {oracle.READY_SECONDS:g} s")
+        if time.monotonic() - since > DEADLINE_SECONDS:
+            raise oracle.OracleError(f"{len(seen)} {name} ended, none for {DEADLINE_SECONDS:g} s")
         time.sleep(0.1)
     return seen

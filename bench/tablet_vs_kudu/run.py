@@ -8,10 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import maintenance
 import real_kudu
 import sizes
 
-PARTS = {"sizes": sizes.run}
+PARTS = {"maintenance": maintenance.run, "sizes": sizes.run}
 
 
 def main() -> None:
