@@ -6,13 +6,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+BENCH = Path(__file__).resolve().parents[1]
+sys.path[1:1] = [str(BENCH), str(BENCH.parent / "tests" / "support")]
 
 import maintenance
 import real_kudu
+import restart
 import sizes
+import writes
 
-PARTS = {"maintenance": maintenance.run, "sizes": sizes.run}
+PARTS = {"inserts": writes.inserts, "upserts": writes.upserts, "maintenance": maintenance.run, "restart": restart.run,
+         "sizes": sizes.run}
 
 
 def main() -> None:
