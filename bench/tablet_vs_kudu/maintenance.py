@@ -165,9 +165,9 @@ def each_rowset(work: Callable[[Tablet, int], object]) -> Callable[[Tablet], obj
 
 
 FLUSH_ROWS = Step("flush of a MemRowSet", "FlushMRSOp", FLUSH, lambda tablet: tablet.maintenance.flush_memory())
-FLUSH_DELTAS = Step("flush of four DeltaMemStores, 20,000 changes", "FlushDeltaMemStoresOp",
-                    only("flush_deltamemstores"), each_rowset(lambda tablet, rowset: tablet.maintenance.flush_deltas(rowset)),
-                    PIECES)
+FLUSH_DELTAS = Step(f"flush of four DeltaMemStores, {FEW:,} changes", "FlushDeltaMemStoresOp",
+                    only("flush_deltamemstores"),
+                    each_rowset(lambda tablet, rowset: tablet.maintenance.flush_deltas(rowset)), PIECES)
 MINOR = Step("minor compaction of two REDO files a rowset", "MinorDeltaCompactionOp", only("minor_delta_compaction"),
              each_rowset(lambda tablet, rowset: tablet.maintenance.compact_redos(rowset)), PIECES)
 MAJOR = Step("major compaction of the INT32", "MajorDeltaCompactionOp", only("major_delta_compaction"),

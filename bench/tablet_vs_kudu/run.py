@@ -6,8 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-BENCH = Path(__file__).resolve().parents[1]
-sys.path[1:1] = [str(BENCH), str(BENCH.parent / "tests" / "support")]
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
 import maintenance
 import real_kudu
