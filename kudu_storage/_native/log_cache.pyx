@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from kudu_storage._native.log_batch cimport batch_memory, batch_new, batch_release, batch_retain
+from kudu_storage._native.prefetch cimport CACHE_LINE_BYTES, prefetch
 
 from kudu_storage.errors import Collected, InvalidArgument, NotYetWritten
 
@@ -151,12 +152,6 @@ cdef enum:
     SLAB_BYTES = 64 << 10
     MESSAGE_SLOTS_FIRST = 64
 
-cdef extern from * nogil:
-    """
-    #define kudu_prefetch(address) __builtin_prefetch(address)
-    """
-    void kudu_prefetch(const void* address)
-
 
 cdef class LogCache:
     """Messages of a log by index, bounded in bytes. The GIL serialises its calls.
@@ -289,8 +284,8 @@ cdef class LogCache:
         self.make_way(first_index)
         for i in range(count):
             if i + 2 < count:
-                kudu_prefetch(PyBytes_AS_STRING(<object> items[i + 2]))
-                kudu_prefetch(PyBytes_AS_STRING(<object> items[i + 2]) + 64)
+                prefetch(PyBytes_AS_STRING(<object> items[i + 2]))
+                prefetch(PyBytes_AS_STRING(<object> items[i + 2]) + CACHE_LINE_BYTES)
             self.keep(first_index + i, PyBytes_AS_STRING(<object> items[i]), <size_t> PyBytes_GET_SIZE(<object> items[i]))
 
     def pin_from(self, int64_t index):
