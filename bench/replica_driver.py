@@ -11,11 +11,13 @@ import argparse
 import asyncio
 import cProfile
 import pstats
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from consensus import MemoryNetwork, RaftReplica, StateMachine
 
 
