@@ -27,8 +27,9 @@ class Count(StateMachine):
     def __init__(self) -> None:
         self.count = 0
 
-    def apply(self, op: Any) -> None:
+    def apply(self, op: Any) -> bytes:
         self.count += 1
+        return b""
 
 
 class Values:
@@ -41,9 +42,8 @@ class Values:
         return Service("bench.Values", {"Put": self.put, "PutMany": self.put_many, "Status": self.status,
                                         "Local": self.local, "Profile": self.profile})
 
-    async def put(self, request: Any) -> bytes:
-        await self.replica.propose(bytes(request.message))
-        return b""
+    def put(self, request: Any) -> Any:
+        return self.replica.submit(bytes(request.message))      # answered when that is done, with what apply() returned
 
     async def put_many(self, request: Any) -> bytes:
         data = bytes(request.message)
