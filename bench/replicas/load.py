@@ -3,10 +3,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import time
 from typing import NamedTuple
 
 from systems import Caller
+
+
+POOL = 512
 
 
 class Figures(NamedTuple):
@@ -33,7 +37,9 @@ class Load:
 
     def __init__(self, caller: Caller, outstanding: int, batch: int, value_bytes: int) -> None:
         self.caller, self.outstanding, self.batch = caller, outstanding, batch
-        self.values = [bytes([i & 255]) * value_bytes for i in range(batch)]
+        # Nothing that could be compressed; each call takes others.
+        self.pool = [random.randbytes(value_bytes) for _ in range(max(POOL, batch))]
+        self._at = 0
         self.times: list[float] = []
         self.failed = 0
         self._under_way = 0
@@ -68,4 +74,5 @@ class Load:
             if not self._under_way:
                 self._ended.set_result(None)
 
-        self.caller.put(self.values, done)
+        self._at = at = self._at + self.batch if self._at + 2 * self.batch <= len(self.pool) else 0
+        self.caller.put(self.pool[at:at + self.batch], done)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import resource
 import struct
 import sys
@@ -62,7 +63,7 @@ class Values:
         """Proposers in this process: as many as `outstanding`, each a task that proposes again and again."""
         job = json.loads(bytes(request.message))
         end = time.perf_counter() + job["seconds"]
-        batch = [b"x" * job["bytes"]] * job["batch"]
+        batch = [random.randbytes(job["bytes"]) for _ in range(job["batch"])]
         times: list[float] = []
 
         async def proposer() -> None:

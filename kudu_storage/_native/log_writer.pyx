@@ -621,6 +621,7 @@ cdef class LogWriter:
         cdef bint alone = False
         pthread_mutex_lock(&self.core.mutex)
         self.core.urgent = True
+        self.core.eager_serial = self.core.next_serial - 1
         if self.core.queue_first != NULL:
             core_schedule(self.core)
             alone = not self.core.scheduled
