@@ -58,6 +58,10 @@ class Load:
         cpu = time.process_time() - cpu
         return Figures.of(self.times, self.batch, seconds, self.failed, cpu * seconds / (seconds + warm_s))
 
+    def end(self) -> None:
+        """Begin no more calls."""
+        self._until = time.perf_counter()
+
     def _begin(self) -> None:
         began = time.perf_counter()
 

@@ -972,7 +972,7 @@ cdef void _serve(LogCore* core) noexcept nogil:
             wanted = core.urgent or core.closing or _is_much(core) or _others_wait()
             if not wanted and (core.pumping or core.queue_first == NULL or core.queue_first.serial >= mark):
                 continue            # what was queued then is written, or somebody writes it
-        if core.pumping or not (_is_wanted(core) or core.closing):
+        if core.pumping or core.queue_first == NULL or not (core.closing or _is_wanted(core)):
             # Whoever pumps has what he leaves scheduled again.
             break
         core.urgent = False
