@@ -2,10 +2,11 @@
 
     python bench/replicas/catch_up.py [--mib 256] [--seconds 5] [--dir DIR]
 
-Three processes of ours, with sync. Written to: with all three, then as much with one of them killed; the leader's memory
-meanwhile is sampled, and what the second run adds is to be no more than the cache (32 MiB). Then the dead one comes back, empty but for
-its beginning, under a light load (one call at a time): how many bytes a second it takes until it is level, against what this disk
-takes when a file is written from end to end and synced at the end, and the load's latencies before and meanwhile.
+Three processes of ours, with sync. Written to: with all three, then as much with one of them killed; the leader's
+memory meanwhile is sampled, and what the second run adds is to be no more than the cache (32 MiB). Then the dead one
+comes back under a light load (one call at a time): how many bytes a second it takes until it is level, against what
+this disk takes when a file is written from end to end and synced at the end, and the load's latencies before and
+meanwhile.
 """
 from __future__ import annotations
 

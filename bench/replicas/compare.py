@@ -1,10 +1,11 @@
-"""Replicated writes: three processes on the loopback, a client in the fourth; ours, etcd, pysyncobj, and the limit in C.
+"""Replicated writes: three processes on the loopback, a client in the fourth; ours, etcd, pysyncobj, the limit in C.
 
     python bench/replicas/compare.py [--rounds 5] [--seconds 3] [--systems ours etcd pysyncobj] [--json FILE]
 
-Rounds are interleaved; each starts fresh groups on empty folders of the same disk. Prints, of each case, the median with
-the smallest and the largest, and ratios formed within a round. "local": proposers in the leader's own process.
-etcd is called by gRPC over HTTP/2 frames written by hand (http2.py), eight connections; the client's CPU is shown.
+Rounds are interleaved; each starts fresh groups on empty folders of the same disk. Prints, of each case, the median
+with the smallest and the largest, and ratios formed within a round. "local": proposers in the leader's own process.
+etcd is called by gRPC over HTTP/2 frames written by hand (http2.py), eight connections; the client's CPU is shown. On a
+machine that others use `chrt -r 1` before the command keeps them out of the latencies; it holds for all that is compared.
 """
 from __future__ import annotations
 
@@ -96,7 +97,8 @@ def report(rounds: list[dict[str, dict[str, Row]]], sync: bool) -> None:
             rows = [found[name][case] for found in rounds if case in found[name]]
             if rows:
                 print(f"  {case:20} {name:10} {spread([r['values_per_s'] for r in rows], 0):32} values/s   p50 "
-                      f"{spread([r['p50_ms'] for r in rows], 3):26} ms   p99 {spread([r['p99_ms'] for r in rows], 3):26}"
+                      f"{spread([r['p50_ms'] for r in rows], 3):26} ms   p99 "
+                      f"{spread([r['p99_ms'] for r in rows], 3):26}"
                       + (f"  CPU us a value: servers {spread([r['servers_cpu_us'] for r in rows], 0)}, client "
                          f"{spread([r['client_cpu_us'] for r in rows], 0)}" if "servers_cpu_us" in rows[0] else ""))
         for other in rounds[0]:
@@ -104,7 +106,8 @@ def report(rounds: list[dict[str, dict[str, Row]]], sync: bool) -> None:
                 continue
             base = case.removeprefix("local, ")
             pairs = [(found["ours"][case], found[other][base]) for found in rounds]
-            print(f"    ours / {other}: values/s {spread([a['values_per_s'] / b['values_per_s'] for a, b in pairs])}, p50 "
+            print(f"    ours / {other}: values/s "
+                  f"{spread([a['values_per_s'] / b['values_per_s'] for a, b in pairs])}, p50 "
                   f"{spread([a['p50_ms'] / b['p50_ms'] for a, b in pairs])}, p99 "
                   f"{spread([a['p99_ms'] / b['p99_ms'] for a, b in pairs])}")
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from systems import Caller
 
-
 POOL = 512
 
 

@@ -1,9 +1,9 @@
-"""One replica of ours as a process, and a krpc service by which others reach it: an embedding server, as small as can be.
+"""One replica of ours as a process, and a krpc service by which others reach it: an embedding server, a small one.
 
     python replica_server.py FOLDER NAME '{"a": "127.0.0.1:...", ...}' SERVICE_PORT DURABILITY
 
-Service bench.Values: `Put` takes a value, `PutMany` values behind a u32 that says how large each is; both answer nothing
-once they are applied. `Status` and `Local` speak JSON. The state machine counts.
+Service bench.Values: `Put` takes a value, `PutMany` values behind a u32 that says how large each is; both answer
+nothing once they are applied. `Status` and `Local` speak JSON. The state machine counts.
 """
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Values:
         await asyncio.gather(*[proposer() for _ in range(job["outstanding"])])
         times.sort()
         return json.dumps({"calls": len(times), "seconds": time.perf_counter() - began,
-                           "p50_us": times[len(times) // 2] * 1e6, "p99_us": times[len(times) * 99 // 100] * 1e6}).encode()
+                           "p50_us": times[len(times) // 2] * 1e6,
+                           "p99_us": times[len(times) * 99 // 100] * 1e6}).encode()
 
     async def profile(self, request: Any) -> bytes:
         """cProfile of this loop for so many seconds; the text."""

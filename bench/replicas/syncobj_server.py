@@ -1,4 +1,4 @@
-"""One member of a pysyncobj group as a process, and a socket by which others propose: values of a fixed size, a byte back.
+"""One member of a pysyncobj group as a process, and a socket to propose by: values of one size, a byte back for each.
 
     python syncobj_server.py ADDRESS OTHER,OTHER PORT JOURNAL VALUE_BYTES SYNC
 
@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
@@ -30,10 +31,8 @@ def serve(client: socket.socket, group: Count, size: int) -> None:
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def told(_: Any, error: Any) -> None:
-        try:
+        with contextlib.suppress(OSError):
             client.sendall(b"0" if error else b"1")
-        except OSError:
-            pass
 
     data = b""
     while received := client.recv(1 << 20):

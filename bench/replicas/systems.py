@@ -220,7 +220,8 @@ class EtcdCaller(Caller):
     def put(self, values: list[bytes], done: Done) -> None:
         self._next += 1
         connection = self.connections[self._next % len(self.connections)]
-        puts = [_field(1, b"k%d" % (self._next * len(values) + i & 0xFFFF)) + _field(2, v) for i, v in enumerate(values)]
+        puts = [_field(1, b"k%d" % (self._next * len(values) + i & 0xFFFF)) + _field(2, v)
+                for i, v in enumerate(values)]
         if len(puts) == 1:
             connection.call("/etcdserverpb.KV/Put", puts[0], lambda answer: done(bool(answer)))
         else:
@@ -245,10 +246,11 @@ class Etcd(System):
         me, peer = f"http://127.0.0.1:{self.ports[number]}", f"http://127.0.0.1:{self.peer_ports[number]}"
         cluster = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(self.peer_ports))
         state = "existing" if (self.folder / f"m{number}").exists() else "new"
-        return ["etcd", "--name", f"m{number}", "--data-dir", str(self.folder / f"m{number}"), "--listen-client-urls", me,
-                "--advertise-client-urls", me, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-                "--initial-cluster", cluster, "--initial-cluster-state", state, "--logger", "zap", "--log-level", "error",
-                "--quota-backend-bytes", str(8 << 30), *([] if self.sync else ["--unsafe-no-fsync"])]
+        return ["etcd", "--name", f"m{number}", "--data-dir", str(self.folder / f"m{number}"),
+                "--listen-client-urls", me, "--advertise-client-urls", me, "--listen-peer-urls", peer,
+                "--initial-advertise-peer-urls", peer,
+                "--initial-cluster", cluster, "--initial-cluster-state", state, "--logger", "zap", "--log-level",
+                "error", "--quota-backend-bytes", str(8 << 30), *([] if self.sync else ["--unsafe-no-fsync"])]
 
     async def ready(self, number: int) -> None:
         async with asyncio.timeout(START_S):

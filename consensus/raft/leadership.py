@@ -30,8 +30,8 @@ class Handover:
 class Leadership:
     """From the NO_OP of a term to its end."""
 
-    __slots__ = ("barriers", "first_index", "first_seq", "next_heartbeat_us", "progress", "started_us", "tell_commit_us",
-                 "transfer")
+    __slots__ = ("barriers", "first_index", "first_seq", "next_heartbeat_us", "progress", "started_us",
+                 "tell_commit_us", "transfer")
 
     def __init__(self, first_index: int, first_seq: int, now_us: int) -> None:
         self.first_index = first_index

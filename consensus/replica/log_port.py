@@ -31,7 +31,8 @@ from kudu_storage.protos import message_class
 from kudu_storage.wal.log_batches import entry_bytes
 
 REQUEST_BYTES_MAX: Final = 1 << 20
-# COMMITs wait so long for operations to be written with. By themselves they would cost a sync that the next ones wait for.
+# COMMITs wait so long for operations to be written with. By themselves they would cost a sync that the next ones wait
+# for.
 COMMITS_S: Final = 0.2
 _ALL: Final = 1 << 62
 _KINDS: Final = {int(kind): kind for kind in Kind}

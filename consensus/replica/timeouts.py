@@ -1,5 +1,5 @@
-"""Proposals that must have an outcome by some time, with one timer of the loop: one each would cost more than all else that
-a proposal costs here. Opens nothing.
+"""Proposals that must have an outcome by some time, with one timer of the loop: one each would cost as much as all
+else that the driver does for a proposal. Opens nothing.
 
 T1  A proposal is expired at most 1/TICKS_PER_S s late, and never early.
 T2  One that has its outcome is forgotten at once: what is kept follows from what waits, not from the timeout.

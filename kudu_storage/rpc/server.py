@@ -6,8 +6,8 @@
 V1  What a peer can make us hold is bounded (ServerOptions): calls being handled (one more is answered SERVER_TOO_BUSY),
     bytes of their requests and bytes of unsent answers (beyond which nothing more is received from that peer).
 V2  Each request of an open connection gets exactly one answer, or the connection ends.
-V3  No task belongs to a call unless its handler is a coroutine. A future that a handler gives is not the connection's: it is
-    not cancelled when that ends.
+V3  No task belongs to a call unless its handler is a coroutine. A future that a handler gives is not the connection's:
+    it is not cancelled when that ends.
 V4  Stopping refuses new calls (FATAL_SERVER_SHUTTING_DOWN), lets those under way finish within the grace, then ends.
 V5  A call whose deadline has passed before it could be handled is answered SERVER_TOO_BUSY, as Kudu does.
 May not touch: files. Runs on one loop's thread.

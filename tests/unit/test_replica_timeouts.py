@@ -19,11 +19,11 @@ def test_each_expires_in_its_time_and_not_before() -> None:
         loop = asyncio.get_running_loop()
         timeouts = Timeouts(loop)
         expired: dict[float, float] = {}
-        calls = []
+        calls, began = [], loop.time()
         for seconds in (5.0, 0.5, 2.0, 0.5):
             calls.append(made := call())
             timeouts.add(made, seconds)
-            made.future.add_done_callback(lambda _, s=seconds, began=loop.time(): expired.update({s: loop.time() - began}))
+            made.future.add_done_callback(lambda _, s=seconds: expired.update({s: loop.time() - began}))
         await asyncio.wait([c.future for c in calls])
         await asyncio.sleep(0)
         assert sorted(expired) == [0.5, 2.0, 5.0]
