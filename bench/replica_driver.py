@@ -69,7 +69,7 @@ async def measure(args: argparse.Namespace, size: int) -> None:
         for replica in replicas:
             await replica.close()
         if profile:
-            pstats.Stats(profile).sort_stats("tottime").print_stats(60)
+            pstats.Stats(profile).sort_stats("tottime").print_stats(120)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import statistics
@@ -47,6 +48,9 @@ async def first_write(system: System, others: list[int], began: float) -> float:
     tasks = [loop.create_task(offer(caller)) for caller in callers]
     try:
         return await asyncio.wait_for(acknowledged, GIVE_UP_S)
+    except TimeoutError:
+        print(f"{system.name}: nothing was acknowledged within {GIVE_UP_S:g} s", flush=True)
+        return math.inf
     finally:
         for task in tasks:
             task.cancel()

@@ -74,7 +74,7 @@ class Load:
                 self._begin()
                 return
             self._under_way -= 1
-            if not self._under_way:
+            if not self._under_way and not self._ended.done():
                 self._ended.set_result(None)
 
         self._at = at = self._at + self.batch if self._at + 2 * self.batch <= len(self.pool) else 0
