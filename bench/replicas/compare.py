@@ -5,7 +5,7 @@
 Rounds are interleaved; each starts fresh groups on empty folders of the same disk. Prints, of each case, the median
 with the smallest and the largest, and ratios formed within a round. "local": proposers in the leader's own process.
 etcd is called by gRPC over HTTP/2 frames written by hand (http2.py), eight connections; the client's CPU is shown. On a
-machine that others use `chrt -r 1` before the command keeps them out of the latencies; it holds for all that is compared.
+machine that others use `chrt -r 1` before the command keeps them out of the latencies, of all that is compared.
 """
 from __future__ import annotations
 
