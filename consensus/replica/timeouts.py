@@ -39,7 +39,8 @@ class Timeouts:
         call.expiring = waiting
 
     def close(self) -> None:
-        """Whoever waits is told otherwise."""
+        """Whoever waits is told otherwise. It may be used again: a replica goes on behind its leader's snapshot."""
+        self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
