@@ -11,11 +11,13 @@ import argparse
 import asyncio
 import cProfile
 import pstats
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from consensus import MemoryNetwork, RaftReplica, StateMachine
 
 
@@ -47,7 +49,7 @@ async def measure(args: argparse.Namespace, size: int) -> None:
         leader, batch = replicas[0], [b"x" * args.bytes] * size
         for _ in range(100):
             await leader.propose_many(batch)
-        profile = cProfile.Profile() if args.profile else None
+        profile = cProfile.Profile(time.thread_time) if args.profile else None
         began = time.thread_time()
         if profile:
             profile.enable()
@@ -67,7 +69,7 @@ async def measure(args: argparse.Namespace, size: int) -> None:
         for replica in replicas:
             await replica.close()
         if profile:
-            pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+            pstats.Stats(profile).sort_stats("tottime").print_stats(120)
 
 
 def main() -> None:

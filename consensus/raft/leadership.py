@@ -30,7 +30,8 @@ class Handover:
 class Leadership:
     """From the NO_OP of a term to its end."""
 
-    __slots__ = ("barriers", "first_index", "first_seq", "next_heartbeat_us", "progress", "started_us", "transfer")
+    __slots__ = ("barriers", "first_index", "first_seq", "next_heartbeat_us", "progress", "started_us",
+                 "tell_commit_us", "transfer")
 
     def __init__(self, first_index: int, first_seq: int, now_us: int) -> None:
         self.first_index = first_index
@@ -40,6 +41,7 @@ class Leadership:
         self.progress: dict[str, Progress] = {}
         self.barriers: list[Barrier] = []
         self.transfer: Handover | None = None
+        self.tell_commit_us: int | None = None      # when to tell the commit index to whoever was not told yet
 
     def follow_config(self, config: Config, me: str, next_index: int, now_us: int) -> None:
         """Peers follow the active configuration (R9); who stays keeps what is known of it."""

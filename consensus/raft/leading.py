@@ -12,7 +12,7 @@ from consensus.raft.messages import Kind, Run, UpdateResponse
 from consensus.raft.progress import Progress, Sending
 from consensus.raft.quorum import majority_value
 from consensus.raft.refusals import Refusal, UpdateError
-from consensus.raft.replication import append_own, pump, pump_all, send_empty
+from consensus.raft.replication import append_own, pump, pump_all, send_empty, tell_commit_late
 from consensus.raft.state import State
 
 
@@ -155,6 +155,7 @@ def lead_tick(s: State, late: bool) -> None:
     """A heartbeat. A leader that a majority has not answered for an election timeout leads nobody and says so."""
     lead = s.leadership
     assert lead is not None
+    tell_commit_late(s)
     if s.now_us < lead.next_heartbeat_us:
         return
     lead.next_heartbeat_us = s.now_us + s.timing.heartbeat_us

@@ -42,7 +42,29 @@ def pump(s: State, p: Progress) -> None:
             p.filling_seq = request.seq
             s.effects.append(Replicate(p.peer_id, request, last))
     elif p.told_commit < s.commit_index and p.sending is Sending.REPLICATE and not p.in_flight:
+        _tell_commit(s, p)
+
+
+def _tell_commit(s: State, p: Progress) -> None:
+    delay_us, lead = s.timing.commit_delay_us, s.leadership
+    assert lead is not None
+    if not delay_us:
         send_empty(s, p)
+    elif lead.tell_commit_us is None:
+        lead.tell_commit_us = s.now_us + delay_us
+
+
+def tell_commit_late(s: State) -> None:
+    """No operations came for it to travel with."""
+    lead = s.leadership
+    assert lead is not None
+    if lead.tell_commit_us is None or s.now_us < lead.tell_commit_us:
+        return
+    lead.tell_commit_us = None
+    for p in lead.progress.values():
+        if p.told_commit < s.commit_index and p.sending is Sending.REPLICATE and not (p.in_flight or p.paused
+                                                                                      or p.filling_seq):
+            send_empty(s, p)
 
 
 def send_empty(s: State, p: Progress) -> None:

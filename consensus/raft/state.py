@@ -242,7 +242,12 @@ class State:
 
     def schedule(self) -> None:
         """Asks for a tick only when the one on its way would come too late: snoozing costs nothing."""
-        at_us = self.leadership.next_heartbeat_us if self.leadership is not None else self.election_at_us
+        lead = self.leadership
+        at_us = self.election_at_us
+        if lead is not None:
+            at_us = lead.next_heartbeat_us
+            if lead.tell_commit_us is not None and lead.tell_commit_us < at_us:
+                at_us = lead.tell_commit_us
         if at_us is not None and (self.scheduled_us is None or at_us < self.scheduled_us):
             self.scheduled_us = at_us
             self.effects.append(Schedule(at_us))

@@ -20,6 +20,9 @@ class Timing:
     # Those who lost the same leader's connection stand within this time: some spread, so that they do not split the
     # votes.
     leader_lost_spread_us: int = 50 * MS
+    # So long a leader lets a commit index wait for operations to travel with, before it tells it by itself. A client
+    # that waits for each of its operations would else cost each peer another request for each.
+    commit_delay_us: int = 0
     requests_in_flight_max: int = 8
     bytes_in_flight_max: int = 8 << 20
 

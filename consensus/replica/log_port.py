@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from asyncio import AbstractEventLoop, Future
+from asyncio import AbstractEventLoop, Future, TimerHandle
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -31,6 +31,9 @@ from kudu_storage.protos import message_class
 from kudu_storage.wal.log_batches import entry_bytes
 
 REQUEST_BYTES_MAX: Final = 1 << 20
+# COMMITs wait so long for operations to be written with. By themselves they would cost a sync that the next ones wait
+# for.
+COMMITS_S: Final = 0.2
 _ALL: Final = 1 << 62
 _KINDS: Final = {int(kind): kind for kind in Kind}
 # OperationType of what a leader makes itself.
@@ -84,6 +87,7 @@ class LogPort:
         self._pending: deque[_Pending] = deque()
         self._commits: list[NativeRun] = []     # that found no room in the log's queue
         self._room: list[Future[None]] = []
+        self._commit_timer: TimerHandle | None = None
         self._settling = False
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._writer.set_async(self._fd, None)
@@ -91,6 +95,8 @@ class LogPort:
 
     def close(self) -> None:
         if self._fd >= 0:
+            if self._commit_timer is not None:
+                self._commit_timer.cancel()
             self._loop.remove_reader(self._fd)
             self._writer.set_async(-1, None)
             os.close(self._fd)
@@ -157,11 +163,18 @@ class LogPort:
             runs = self._commits + runs
             self._commits = []
         try:
-            self._writer.append_entries(encode_commits(runs))
+            self._writer.append_entries(encode_commits(runs), lazy=True)
+            if self._commit_timer is None:
+                self._commit_timer = self._loop.call_later(COMMITS_S, self._write_commits)
         except LogBackpressure:
             self._commits = runs
         except KuduStorageError as error:
             self._events.failed(error)
+
+    def _write_commits(self) -> None:
+        self._commit_timer = None
+        if self._fd >= 0:
+            self._writer.hurry()
 
     # -- durability ----------------------------------------------------------------------------------------------------
     def _wait_for(self, pending: _Pending) -> None:

@@ -51,6 +51,7 @@ from consensus.replica.snapshots import Snapshot, snapshot_path
 from consensus.replica.snapshots import decode as decode_snapshot
 from consensus.replica.state_machine import Applier, StateMachine
 from consensus.replica.status import ReplicaStatus, lag
+from consensus.replica.timeouts import Timeouts
 from consensus.replica.trail import Trail
 from consensus.transport import Endpoint
 from consensus.transport.configs import config_from, config_record, config_to, record_config
@@ -78,7 +79,7 @@ _T = TypeVar("_T")
 _config_pb: Any = message_class("kudu.consensus.RaftConfigPB")
 TIMEOUT_S: Final = 10.0
 # Kudu's, but for a timeout that lets a group go on within 1.5 s when its leader hangs. One that dies is missed at once.
-TIMING: Final = Timing(election_timeout_us=1300 * MS)
+TIMING: Final = Timing(election_timeout_us=1300 * MS, commit_delay_us=2 * MS)
 PAYLOAD_BYTES_MAX: Final = 16 << 20
 # Proposals that are not committed yet. Above it propose() refuses: a group without a majority must not eat the memory.
 UNCOMMITTED_BYTES_MAX: Final = 64 << 20
@@ -144,6 +145,7 @@ class RaftReplica:
             raise ReplicaClosed("a replica is started once")
         self._state = "starting"
         self._loop = loop = asyncio.get_running_loop()
+        self._timeouts = Timeouts(loop)
         try:
             self._transport = self._given_transport or _krpc(self.name, self._peers, self.tablet_id, self)
             self._names = self._transport.names
@@ -254,6 +256,7 @@ class RaftReplica:
         """Nothing is done any more; whoever waits is told."""
         self._driver.close()
         self._applier.close()
+        self._timeouts.close()
         fail_calls(self._driver.unstepped(), ReplicaClosed(why))
         self._rounds.fail_all(why)
         self._reads.fail_all(ReplicaClosed(why))
@@ -285,18 +288,32 @@ class RaftReplica:
             NotLeader, Aborted, ProposalsFull: certainly not applied. Timeout: may be applied, or may still be.
             ReplicaFailed, ReplicaClosed, InvalidArgument.
         """
-        data = payload if type(payload) is bytes else bytes(payload)
-        return await self._propose([data], len(data), False, timeout)
+        return await self.submit(payload, timeout)
 
     async def propose_many(self, payloads: Iterable[bytes], timeout: float | None = TIMEOUT_S) -> list[Any]:
         """propose() of each, in one batch: next to each other in the log, in this order. All results, or the first
         exception that apply() raised."""
-        data = [p if type(p) is bytes else bytes(p) for p in payloads]
-        if not data:
-            return []
-        return list(await self._propose(data, sum(map(len, data)), True, timeout))
+        return await self.submit_many(payloads, timeout)
 
-    async def _propose(self, payloads: list[bytes], size_bytes: int, many: bool, timeout: float | None) -> Any:
+    def submit(self, payload: bytes, timeout: float | None = TIMEOUT_S) -> asyncio.Future[Any]:
+        """propose() that gives a future at once: for servers, which can answer from its callback without a task a call.
+
+        Raises what is known at once (NotLeader, ProposalsFull and so on); the rest comes by the future. Cancelling that
+        takes nothing back. From the loop's thread.
+        """
+        data = payload if type(payload) is bytes else bytes(payload)
+        return self._submit([data], len(data), False, timeout)
+
+    def submit_many(self, payloads: Iterable[bytes], timeout: float | None = TIMEOUT_S) -> asyncio.Future[list[Any]]:
+        """propose_many(), as submit()."""
+        data = [p if type(p) is bytes else bytes(p) for p in payloads]
+        if data:
+            return self._submit(data, sum(map(len, data)), True, timeout)
+        nothing: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        nothing.set_result([])
+        return nothing
+
+    def _submit(self, payloads: list[bytes], size_bytes: int, many: bool, timeout: float | None) -> asyncio.Future[Any]:
         self._require_running()
         raft = self._raft
         if raft.state.leadership is None:
@@ -307,8 +324,11 @@ class RaftReplica:
         if waiting + size_bytes > UNCOMMITTED_BYTES_MAX:
             raise ProposalsFull(f"{waiting} bytes of operations wait to be committed", advice="wait for some of them")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._driver.propose(payloads, size_bytes, Call(future, len(payloads), many))
-        return await self._until(future, timeout, True)
+        call = Call(future, len(payloads), many)
+        if timeout is not None:
+            self._timeouts.add(call, timeout)
+        self._driver.propose(payloads, size_bytes, call)
+        return future
 
     async def _until(self, future: asyncio.Future[_T], timeout: float | None, maybe_applied: bool) -> _T:
         if timeout is None:

@@ -28,13 +28,14 @@ class Failure:
 class Call:
     """One call of propose() or propose_many(): so many operations in a row."""
 
-    __slots__ = ("count", "future", "many", "results")
+    __slots__ = ("count", "expiring", "future", "many", "results")
 
     def __init__(self, future: Future[Any], count: int, many: bool) -> None:
         self.future = future
         self.count = count
         self.many = many
         self.results: list[Any] = []    # of those applied so far, when a batch is applied in pieces
+        self.expiring: set[Call] | None = None      # timeouts.py: where this stands until it has its outcome
 
     def take(self, results: list[Any]) -> None:
         """Results of its next operations."""
@@ -43,6 +44,8 @@ class Call:
             if len(self.results) < self.count:
                 return
             results = self.results
+        if self.expiring is not None:
+            self.expiring.discard(self)
         future = self.future
         if future.done():
             return
@@ -59,6 +62,8 @@ class Call:
         future.set_exception(failed.error)
 
     def fail(self, error: KuduStorageError) -> None:
+        if self.expiring is not None:
+            self.expiring.discard(self)
         if not self.future.done():
             self.future.set_exception(error)
 

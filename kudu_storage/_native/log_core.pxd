@@ -92,6 +92,7 @@ cdef struct LogCore:
     bint pumping
     bint scheduled                  # in the pool's list, or a pool thread has it
     bint urgent                     # somebody waits: do not linger
+    int64_t eager_serial            # what is queued behind it may wait for company (lazy)
     bint closing
     bint closed                     # nothing is written any more
     int sync_waiters

@@ -97,6 +97,11 @@ cdef inline bint _is_much(const LogCore* core) noexcept nogil:
     return core.queued_bytes >= LINGER_BYTES and core.queue_first != core.queue_last
 
 
+cdef inline bint _is_wanted(const LogCore* core) noexcept nogil:
+    """Whether what is queued is to be written without a reason from elsewhere. Call with the mutex held."""
+    return core.queue_first != NULL and core.queue_first.serial <= core.eager_serial
+
+
 cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexcept nogil:
     cdef size_t size = batch_memory(batch)
     if core.poison_errno:
@@ -121,6 +126,7 @@ cdef AppendStatus core_append(LogCore* core, Batch* batch, bint schedule) noexce
     core.queue_last = batch
     core.queued_bytes += size
     if schedule:
+        core.eager_serial = batch.serial
         core_schedule(core)
         if _is_much(core):
             if core.durability == DURABILITY_OS and core.event_fd < 0 and not core.pumping:
@@ -486,6 +492,7 @@ cdef void _fail_queue(LogCore* core, int error) noexcept nogil:
         batch_release(batch)
     core.queue_last = NULL
     core.next_serial = core.written_serial + 1      # the tokens of before are told apart by their epoch
+    core.eager_serial = core.written_serial
     kudu_store(&core.next_index, core.written_index + 1)
     core.last_term = core.written_term
     # By serial, not by index: a replacement has the index of what is in the log.
@@ -602,7 +609,7 @@ cdef void _pump(LogCore* core, int64_t last_serial) noexcept nogil:
         _announce(core)
     if core.sync_waiters:
         pthread_cond_broadcast(&core.progress)      # somebody may have to pump now
-    if core.queue_first != NULL and core.poison_errno == 0 and not core.closing:
+    if _is_wanted(core) and core.poison_errno == 0 and not core.closing:
         core_schedule(core)
     if refused or core.poison_errno:
         _drop_ahead(core)           # its space may be what is wanted
@@ -960,12 +967,12 @@ cdef void _serve(LogCore* core) noexcept nogil:
             mark = core.next_serial
             until = timespec_of(monotonic_us() + LINGER_US)
             pthread_cond_timedwait(&core.work, &core.mutex, &until)
-            if core.queue_first == NULL and core.next_serial == mark:
+            if not _is_wanted(core) and core.next_serial == mark:
                 break
             wanted = core.urgent or core.closing or _is_much(core) or _others_wait()
             if not wanted and (core.pumping or core.queue_first == NULL or core.queue_first.serial >= mark):
                 continue            # what was queued then is written, or somebody writes it
-        if core.pumping or core.queue_first == NULL:
+        if core.pumping or core.queue_first == NULL or not (core.closing or _is_wanted(core)):
             # Whoever pumps has what he leaves scheduled again.
             break
         core.urgent = False
@@ -973,7 +980,7 @@ cdef void _serve(LogCore* core) noexcept nogil:
         if _others_wait():
             break
     core.scheduled = False
-    if core.queue_first != NULL and not core.pumping and core.poison_errno == 0:
+    if _is_wanted(core) and not core.pumping and core.poison_errno == 0:
         core_schedule(core)         # behind the others
     pthread_mutex_unlock(&core.mutex)
 
@@ -1005,7 +1012,7 @@ cdef void _let_others_pump(LogCore* core) noexcept nogil:
     """Who came meanwhile found somebody at work, and left or waits. Call with the mutex held."""
     if core.sync_waiters:
         pthread_cond_broadcast(&core.progress)
-    if core.queue_first != NULL:
+    if _is_wanted(core):
         core_schedule(core)
 
 

@@ -397,19 +397,20 @@ cdef class LogWriter:
         batch.kind = ENTRY_REPLICATE
         return self._queue(batch, index, term)
 
-    def append_entries(self, bytes body not None, *, bint replace=False):
+    def append_entries(self, bytes body not None, *, bint replace=False, bint lazy=False):
         """Queue a serialised LogEntryBatchPB as it is: all REPLICATEs, the first at the next index, or all COMMITs.
 
         replace: the first may have an index that the log has: that operation and all above it are replaced.
+        lazy: write it with what comes next, or when told to hurry(); for what nobody waits for.
         Raises:
             BadFormat: not parsable, kinds mixed, an index that is not the next one. As append_many().
         """
         cdef Append token = None
         while token is None:
-            token = self._append_body(body, replace)
+            token = self._append_body(body, replace, lazy)
         return token
 
-    cdef Append _append_body(self, bytes body, bint replace):
+    cdef Append _append_body(self, bytes body, bint replace, bint lazy):
         """None: the next index is another by now."""
         cdef Batch* batch
         cdef Cursor cursor = cursor_of(<const uint8_t*> PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
@@ -454,9 +455,9 @@ cdef class LogWriter:
         batch.term = term if kind == ENTRY_REPLICATE else self.core.term
         batch.count = count
         batch.kind = kind
-        return self._queue(batch, next_index, first_term if kind == ENTRY_REPLICATE else batch.term)
+        return self._queue(batch, next_index, first_term if kind == ENTRY_REPLICATE else batch.term, lazy)
 
-    cdef Append _queue(self, Batch* batch, int64_t next_index, int64_t first_term):
+    cdef Append _queue(self, Batch* batch, int64_t next_index, int64_t first_term, bint lazy=False):
         """Takes over the batch's reference. None: the log's next index is not `next_index` any more (another thread
         appended while this one compressed, or the disk was full and indexes were taken back)."""
         cdef Append token = Append.__new__(Append)
@@ -479,7 +480,7 @@ cdef class LogWriter:
             moved = True
             status = APPEND_FULL
         else:
-            status = core_append(self.core, batch, True)
+            status = core_append(self.core, batch, not lazy)
             token.epoch = self.core.epoch
             kudu_add(&token.epoch.references, 1)
             token.serial = self.core.next_serial - 1
@@ -620,6 +621,7 @@ cdef class LogWriter:
         cdef bint alone = False
         pthread_mutex_lock(&self.core.mutex)
         self.core.urgent = True
+        self.core.eager_serial = self.core.next_serial - 1
         if self.core.queue_first != NULL:
             core_schedule(self.core)
             alone = not self.core.scheduled

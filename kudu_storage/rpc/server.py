@@ -6,7 +6,8 @@
 V1  What a peer can make us hold is bounded (ServerOptions): calls being handled (one more is answered SERVER_TOO_BUSY),
     bytes of their requests and bytes of unsent answers (beyond which nothing more is received from that peer).
 V2  Each request of an open connection gets exactly one answer, or the connection ends.
-V3  No task belongs to a call unless its handler is a coroutine.
+V3  No task belongs to a call unless its handler is a coroutine. A future that a handler gives is not the connection's:
+    it is not cancelled when that ends.
 V4  Stopping refuses new calls (FATAL_SERVER_SHUTTING_DOWN), lets those under way finish within the grace, then ends.
 V5  A call whose deadline has passed before it could be handled is answered SERVER_TOO_BUSY, as Kudu does.
 May not touch: files. Runs on one loop's thread.
@@ -20,6 +21,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import Final
 
 from kudu_storage.common.limits import RPC_NEGOTIATION_FRAME_BYTES_MAX
@@ -256,12 +258,28 @@ class ServerConnection:
             return
         if result is LATER:
             return
-        if inspect.isawaitable(result):
+        if isinstance(result, asyncio.Future):      # a task for it would cost more than the rest of the call
+            result.add_done_callback(partial(self._settled, request))
+        elif inspect.isawaitable(result):
             task = self._loop.create_task(self._wait_for(result, request))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
             self.answer(request, result)    # type: ignore[arg-type]  # what is left of the union
+
+    def _settled(self, request: Request, done: asyncio.Future[Answer]) -> None:
+        if request.answered:
+            return
+        if done.cancelled():
+            self.refuse(request, RpcCode.ERROR_UNAVAILABLE, "Service unavailable: the call was cancelled")
+            return
+        error = done.exception()
+        if error is None:
+            self.answer(request, done.result())
+        elif isinstance(error, Exception):
+            self._refuse_for(request, error)
+        else:
+            raise error
 
     async def _wait_for(self, waiting: Awaitable[Answer], request: Request) -> None:
         try:

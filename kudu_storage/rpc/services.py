@@ -4,6 +4,7 @@ A handler is called on the loop's thread with a Request, must not block, and giv
     bytes-like                       the serialized response
     Response(message, sidecars)      the same with sidecars; either may be several buffers, which are not joined
     LATER                            the handler (or whom it told) will call `request.respond` or `request.fail`
+    a future of the first two        answered when it is done
     an awaitable of the first two    run as a task; for handlers that wait
 or raises: CallRefused with a code of its choice, any other error of this package (ERROR_APPLICATION with its text), or
 anything else (ERROR_APPLICATION without it, since it may hold what the peer must not see; the loop's handler tells it).

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from sim.stack import StackWorld
 
 TIMING: Final = Timing(heartbeat_us=100 * MS, election_timeout_us=300 * MS, backoff_us_max=900 * MS, late_us=50 * MS,
-                       leader_lost_spread_us=20 * MS, requests_in_flight_max=3, bytes_in_flight_max=2000)
+                       leader_lost_spread_us=20 * MS, commit_delay_us=2 * MS, requests_in_flight_max=3,
+                       bytes_in_flight_max=2000)
 # Wall clocks differ by at most this from each other, jumps included.
 CLOCK_ERROR_US: Final = 100 * MS
 

@@ -34,7 +34,8 @@ from sim.observer import Observer
 from sim.replica import Crashed, Replica
 
 TIMING = Timing(heartbeat_us=100 * MS, election_timeout_us=300 * MS, backoff_us_max=900 * MS, late_us=50 * MS,
-                leader_lost_spread_us=20 * MS, requests_in_flight_max=3, bytes_in_flight_max=40)
+                leader_lost_spread_us=20 * MS, commit_delay_us=2 * MS, requests_in_flight_max=3,
+                bytes_in_flight_max=40)
 # Wall clocks differ by at most this from each other, jumps included.
 CLOCK_ERROR_US = 100 * MS
 NAMES = "abcdefgh"

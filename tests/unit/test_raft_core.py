@@ -22,9 +22,10 @@ from consensus.raft import (
 )
 from consensus.raft.configuration import changed, survivors
 from consensus.raft.durability import Durability
-from consensus.raft.effects import Role
+from consensus.raft.effects import Replicate, Role, Send
 from consensus.raft.election import Election, Mode, Outcome
-from consensus.raft.inputs import ChangeConfig, LogDurable, Propose, Start, StepDown, Transfer
+from consensus.raft.inputs import ChangeConfig, LogDurable, Propose, Sent, Start, StepDown, Tick, Transfer
+from consensus.raft.messages import UpdateRequest, UpdateResponse, VoteResponse
 from consensus.raft.quorum import majority_size, majority_value
 from consensus.raft.safe_time import SafeTimes
 from consensus.raft.terms import Terms
@@ -180,3 +181,47 @@ def test_a_leader_tells_how_far_each_peer_is() -> None:
     assert (peer.peer_id, peer.match_index, peer.lag_ops) == ("b", 0, 7)
     assert core.status().pending_config is not None
     core.check()
+
+
+def leader_of_two(timing: Timing) -> tuple[Raft, int]:
+    """a leads term 1 with b; its NO_OP is durable on both. Gives the number of b's last request."""
+    core = Raft("a", Recovered(voters("a", "b"), term=0), timing)
+    core.step(Start(), 0, 0.0, 1)
+    core.step(Tick(), core.state.election_at_us or 0, 0.0, 2)
+    core.step(VoteResponse("b", 1, True, True), core.state.now_us, 0.0, 3)
+    core.step(VoteResponse("b", 1, False, True), core.state.now_us, 0.0, 4)
+    return core, replicated(core, core.state.seq)
+
+
+def replicated(core: Raft, seq: int) -> int:
+    """What was offered to b is sent, durable there, and here; gives the request's number."""
+    last = core.state.terms.last
+    now_us = core.state.now_us
+    core.step(Sent("b", seq, last.index, 1), now_us, 0.0, 5)
+    core.step(LogDurable(core.state.durability.batch), now_us, 0.0, 6)
+    core.step(UpdateResponse("b", 1, last, last, 0, seq=seq), now_us, 0.0, 7)
+    assert core.state.commit_index == last.index
+    return seq
+
+
+def test_a_commit_index_waits_for_operations_to_travel_with_and_then_goes_alone() -> None:
+    core, _ = leader_of_two(Timing(commit_delay_us=2000))
+    progress = core.state.leadership.progress["b"]          # type: ignore[union-attr]  # it leads
+    begun = core.state.now_us
+    assert progress.told_commit == 0 and core.state.scheduled_us == begun + 2000
+    effects = core.step(Propose(1, 1, 100, 100), begun + 500, 0.0, 100)
+    (replicate,) = [e for e in effects if isinstance(e, Replicate)]
+    assert replicate.request.committed_index == 1           # it travelled
+    replicated(core, replicate.request.seq)
+    effects = core.step(Tick(), begun + 2000, 0.0, 101)
+    (send,) = [e for e in effects if isinstance(e, Send)]
+    assert isinstance(send.message, UpdateRequest) and send.message.committed_index == 2
+    core.step(UpdateResponse("b", 1, core.state.terms.last, core.state.terms.last, 2, seq=send.message.seq),
+              begun + 2001, 0.0, 102)
+    assert not [e for e in core.step(Tick(), begun + 4001, 0.0, 103) if isinstance(e, Send)]
+    core.check()
+
+
+def test_without_a_delay_a_commit_index_is_told_at_once() -> None:
+    core, _ = leader_of_two(Timing())
+    assert core.state.leadership is not None and core.state.leadership.progress["b"].told_commit == 1

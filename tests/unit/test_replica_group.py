@@ -580,3 +580,22 @@ def test_files_lie_where_kudu_has_them(tmp_path: Path) -> None:
     run(main())
     with Log.open(next((tmp_path / "a" / "wals").iterdir())) as log:
         assert [bytes(e) for e in log.read() if e.is_user] == [b"x"]
+
+
+def test_futures_of_proposals_are_told_as_the_proposers_are(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Group(tmp_path) as group:
+            leader = await group.leader()
+            one, many, none = leader.submit(b"a"), leader.submit_many([b"b", b"c"]), leader.submit_many([])
+            failing = leader.submit(b"!no")
+            assert not one.done() and await none == []
+            assert [await one, await many] == [1, [2, 3]]
+            with pytest.raises(ValueError, match="no"):
+                await failing
+            given_up = leader.submit(b"d")
+            given_up.cancel()
+            assert await leader.propose(b"e") == 5      # cancelling takes nothing back
+            other = next(r for r in group.replicas.values() if r is not leader)
+            with pytest.raises(NotLeader):
+                other.submit(b"x")
+    run(main())

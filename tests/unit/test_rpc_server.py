@@ -94,6 +94,36 @@ def test_handlers_answer_at_once_later_or_as_coroutines() -> None:
     run(main())
 
 
+def test_futures_answer_without_a_task_with_their_result_or_error() -> None:
+    async def main() -> None:
+        futures: list[asyncio.Future[bytes]] = []
+
+        def handler(_: Request) -> asyncio.Future[bytes]:
+            futures.append(asyncio.get_running_loop().create_future())
+            return futures[-1]
+
+        client, served, _ = pair({"Wait": handler})
+        calls = [asyncio.ensure_future(client.call(method("Wait"), b"")) for _ in range(4)]
+        await until(lambda: len(futures) == 4)
+        futures[0].set_result(b"done")
+        futures[1].set_exception(CallRefused("no", code=RpcCode.ERROR_SERVER_TOO_BUSY))
+        futures[2].cancel()
+        assert bytes((await calls[0]).message) == b"done"
+        with pytest.raises(ServerTooBusy):
+            await calls[1]
+        with pytest.raises(ServerUnavailable):
+            await calls[2]
+        assert served.pending_calls == 1
+        await client.close()
+        with pytest.raises(ConnectionLost):
+            await calls[3]
+        futures[3].set_result(b"too late")      # dropped; nothing is told to the loop's handler
+        await turns()
+        served.check()
+
+    run(main())
+
+
 def refusing(error: Exception) -> Any:
     def handler(request: Request) -> bytes:
         raise error
