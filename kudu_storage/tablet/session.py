@@ -11,6 +11,7 @@ Threads may share a session; its lock is held while it waits.
 """
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections import deque
@@ -28,6 +29,7 @@ from kudu_storage.errors import (
     InvalidArgument,
     KuduStorageError,
     LogBackpressure,
+    MemoryBackpressure,
     NoSpace,
     RowError,
     RowErrors,
@@ -145,7 +147,8 @@ class Session:
 
         Raises:
             RowErrors: some rows were refused; all others stand. WaitTimeout: flush() again, nothing is lost.
-            NoSpace: what is not in the log is kept for the next flush(). LogPoisoned, TabletFailed, TabletClosed.
+            NoSpace, MemoryBackpressure: what is not in the log is kept for the next flush(). LogPoisoned, TabletFailed,
+            TabletClosed.
         """
         timeout = self._timeout if timeout is None else timeout
         with self._lock:
@@ -164,9 +167,12 @@ class Session:
             self._raise_failure()
             self._seal()
         while self._sealed:
+            if not self._store.has_room:
+                await asyncio.get_running_loop().run_in_executor(None, self._store.wait_for_room, self._timeout)
             try:
                 with self._lock:
-                    self._send_one(self._store.append)
+                    if self._sealed:        # others may flush this session, too
+                        self._send_one(self._store.append)
             except LogBackpressure:
                 oldest = self._store.oldest()
                 if oldest is not None:
@@ -294,7 +300,7 @@ class Session:
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
-        if failure is not None and not isinstance(failure, NoSpace):     # those are tried again
+        if failure is not None and not isinstance(failure, NoSpace | MemoryBackpressure):    # those are tried again
             raise failure
 
     def _require_open(self) -> None:

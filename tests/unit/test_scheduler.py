@@ -70,7 +70,8 @@ def test_memory_of_all_tablets_together_makes_pressure(clock: ManualClock) -> No
     scheduler.register(third)
     action = scheduler.run_one()
     assert action is not None and (action.reason, action.tablet_id) == ("memory", TABLET)
-    assert scheduler.stats()["memory"] == {"used_bytes": 600 * MIB, "budget_bytes": 1000 * MIB, "short": True}
+    assert scheduler.stats()["memory"] == {"used_bytes": 600 * MIB, "budget_bytes": 1000 * MIB, "short": True,
+                                           "full": False, "writers_waiting": 0}
 
 
 def test_memory_may_be_counted_elsewhere(clock: ManualClock) -> None:
