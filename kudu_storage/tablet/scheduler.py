@@ -1,7 +1,7 @@
 """Does the maintenance of all tablets of a process: one action after the other, each chosen of all that could be done.
 
  S1  No thread while no tablet is registered; as many as asked for otherwise, one by default. They sleep when nothing is
-     worth doing, until the interval is over or somebody calls wake().
+     worth doing, until the interval is over, which grows meanwhile, or somebody calls wake().
  S2  Facts are asked for and an action is chosen by one thread at a time. What it works on is claimed before the next
      choice (P1 of maintenance_policy), so that several threads never rewrite the same.
  S3  An action that fails, or finds nothing to do, is not chosen again for a while: a second at first, twice as long
@@ -439,11 +439,11 @@ class Scheduler:
                 _log.exception("maintenance cannot choose")
             with self._condition:
                 self._trouble = trouble
-                if ran is not None or self._woken:
-                    self._idle_s = self._interval_s
-                else:
+                if ran is None and not self._woken:
                     self._clock.wait(self._condition, self._idle_s)
                     self._idle_s = min(max(INTERVAL_MAX_S, self._interval_s), 2 * self._idle_s)
+                if ran is not None or self._woken:
+                    self._idle_s = self._interval_s
 
     def _start_threads(self) -> None:
         while len(self._threads) < self._thread_count:
