@@ -41,8 +41,7 @@ UPSERTS, WINDOW_ROWS, WINDOW_BATCHES = 3_300, 700, 150
 DELETES, UPDATES, SESSION_UPSERTS = 150, 100, 50
 ROWS_PER_BATCH = UPSERTS + 2 * WINDOW_ROWS + DELETES + UPDATES + SESSION_UPSERTS
 POLICY = Policy(MaintenancePolicy(log_bytes_max=256 * MIB, flush_bytes=64 * MIB))
-OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "8MiB", "block_cache_size": "64MiB",
-                           "maintenance": "background"}
+OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "8MiB", "block_cache_size": "64MiB"}
 PADS = [bytes(row).hex() for row in numpy.random.default_rng(1).integers(0, 256, (997, 16), dtype=numpy.uint8)]
 
 
@@ -272,7 +271,9 @@ class Run:
         finally:
             process.kill()
             process.wait()
-        if code != (-signal.SIGKILL if kill else 0):
+        if code == -signal.SIGKILL and not (told and kill):
+            print(f"{self.minutes:6.1f} min: killed by somebody else (is there memory?)", flush=True)
+        elif code != (-signal.SIGKILL if kill else 0):
             raise SystemExit(f"the child ended with {code}")
 
     def hear(self, message: dict[str, Any]) -> None:

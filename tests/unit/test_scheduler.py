@@ -627,7 +627,8 @@ def test_the_budget_is_of_what_a_container_may_use(tmp_path: Path, monkeypatch: 
     whole = default_budget_bytes()
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(scheduler_module, "_GROUP_LIMITS", (str(tmp_path / "none"), str(limit)))
-    for text, budget in (("max\n", None), (str(1 << 60), None), ("536870912\n", 268435456), ("1", 64 * MIB), ("", None)):
+    for text, budget in (("max\n", None), (str(1 << 60), None), ("536870912\n", 256 * MIB), ("1", 64 * MIB),
+                         ("", None)):
         limit.write_text(text)
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         assert default_budget_bytes() == (max(64 * MIB, total // 2) if budget is None else budget), text

@@ -1,7 +1,8 @@
-"""Background maintenance, as every tablet has it unless it says otherwise: leaving, forks, faults, memory at its budget."""
+"""Background maintenance, the default of every tablet: leaving, forks, faults, memory at its budget."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -82,7 +83,7 @@ def test_what_is_written_is_flushed_and_its_log_goes(tmp_path: Path, scheduler: 
     with Tablet.create(tmp_path / "t", schema(), durability="os", segment_size="64KiB", compression="none") as tablet:
         tablet.insert_arrow(rows())
         eventually(lambda: tablet.stats()["rowsets"] >= 1 and tablet.stats()["memrowset"]["keys"] == 0
-                   and tablet.log.stats()["segments"] <= 2, scheduler)
+                   and tablet.log.stats()["first_index"] > 1, scheduler)
         assert tablet.count() == TABLE_ROWS
     with Tablet.open(tmp_path / "t", maintenance="manual") as tablet:
         assert (tablet.count(), tablet.stats()["memrowset"]["keys"]) == (TABLE_ROWS, 0)
@@ -169,12 +170,13 @@ def test_a_session_keeps_what_found_no_room(full_tablet: Tablet) -> None:
     assert full_tablet.count() == 60_001
 
 
-def test_a_session_in_the_background_keeps_it_too(full_tablet: Tablet) -> None:
-    session = full_tablet.new_session("background", timeout=0.01, flush_interval=0.001)
+def test_a_session_in_the_background_waits_there(full_tablet: Tablet, scheduler: Scheduler) -> None:
+    session = full_tablet.new_session("background", flush_interval=0.001)
     session.apply(session.new_insert({"key": 100_000, "text": "late"}))
-    eventually(lambda: session._failure is not None, process_scheduler())
+    eventually(lambda: full_tablet.stats()["maintenance"]["memory"]["writers_waiting"] == 1, scheduler)
+    assert full_tablet.get(100_000) is None
     full_tablet.go.set()  # type: ignore[attr-defined]
-    session.flush(WAIT_S)
+    session.flush()
     assert full_tablet.get(100_000) is not None
 
 
@@ -215,11 +217,14 @@ def test_a_flush_that_fails_is_reported_and_tried_again(code: int, tmp_path: Pat
         assert failure["kind"] == "flush_memrowset" and os.strerror(code) in failure["error"]
         disk.fail("rename", 0, 0)
         assert tablet.count() == TABLE_ROWS
-        eventually(lambda: tablet.stats()["rowsets"] == 1, scheduler)
-        eventually(lambda: tablet.stats()["maintenance"]["failures"] == [], scheduler)
-        assert tablet.count() == TABLE_ROWS
-    [record] = [r for r in caplog.records if r.name.startswith("kudu_storage")]
-    assert os.strerror(code) in record.getMessage() and tablet.tablet_id in record.getMessage()
+        if code == errno.ENOSPC:            # else the directory counts as failed until it is opened again
+            eventually(lambda: tablet.stats()["rowsets"] == 1, scheduler)
+            eventually(lambda: tablet.stats()["maintenance"]["failures"] == [], scheduler)
+        scheduler.policy = LAZY
+    records = [r.getMessage() for r in caplog.records if r.name.startswith("kudu_storage")]
+    assert os.strerror(code) in records[0] and tablet.tablet_id in records[0]
+    with Tablet.open(tmp_path / "t", maintenance="manual") as tablet:
+        assert (tablet.count(), tablet.stats()["rowsets"]) == (TABLE_ROWS, int(code == errno.ENOSPC))
 
 
 def test_a_tablet_whose_folder_was_deleted_ends_quietly(tmp_path: Path, scheduler: Scheduler) -> None:
@@ -279,17 +284,18 @@ def test_a_writer_that_waits_for_room_is_told_that_the_tablet_was_closed(full_ta
 
 def test_many_tablets_have_one_thread_for_their_maintenance(tmp_path: Path, scheduler: Scheduler) -> None:
     before = threading.active_count()
-    tablets = [Tablet.create(tmp_path / str(number), schema(), durability="os") for number in range(200)]
-    assert threading.active_count() - before <= 1
-    assert scheduler.stats()["threads"] == 1
-    scheduler.policy = EAGER
-    for number, tablet in enumerate(tablets):
-        tablet.insert_arrow(rows(number, 1))
-    eventually(lambda: all(tablet.stats()["rowsets"] == 1 for tablet in tablets), scheduler)
-    assert threading.active_count() - before <= 1
-    for number, tablet in enumerate(tablets):
-        assert tablet.get(number) is not None
-        tablet.close()
+    with contextlib.ExitStack() as stack:
+        tablets = [stack.enter_context(Tablet.create(tmp_path / str(number), schema(), durability="os"))
+                   for number in range(40)]
+        assert threading.active_count() - before <= 1
+        assert scheduler.stats()["threads"] == 1
+        for number, tablet in enumerate(tablets):
+            tablet.insert_arrow(rows(number, 1))
+        scheduler.policy = EAGER
+        eventually(lambda: tablets[0].stats()["rowsets"] + tablets[-1].stats()["rowsets"] == 2, scheduler)
+        scheduler.policy = LAZY
+        assert threading.active_count() - before <= 1
+        assert all(tablet.get(number) is not None for number, tablet in enumerate(tablets))
     assert scheduler.stats()["tablets"] == []
 
 
