@@ -11,7 +11,6 @@ Threads may share a session; its lock is held while it waits.
 """
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from collections import deque
@@ -161,14 +160,16 @@ class Session:
             self._raise_row_errors()
 
     async def flush_async(self) -> None:
-        """flush() without holding up the event loop while the log is written."""
+        """flush() without holding up the event loop while the log is written.
+
+        Raises as flush(); MemoryBackpressure at once where flush() would wait: sleep, and flush_async() again.
+        """
         with self._lock:
             self._require_open()
             self._raise_failure()
             self._seal()
         while self._sealed:
-            if not self._store.has_room:
-                await asyncio.get_running_loop().run_in_executor(None, self._store.wait_for_room, self._timeout)
+            self._store.wait_for_room(0)
             try:
                 with self._lock:
                     if self._sealed:        # others may flush this session, too

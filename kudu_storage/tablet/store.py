@@ -192,11 +192,6 @@ class TabletStore:
                        if changes is not None and changes.change_count]
         return sum(stores)
 
-    @property
-    def has_room(self) -> bool:
-        """wait_for_room() would return at once."""
-        return self._care is None or self._care.has_room
-
     def wait_for_room(self, timeout: float | None = None) -> None:
         """Until memory is below its budget. Raises MemoryBackpressure."""
         if self._care is not None and not self._care.has_room:
