@@ -11,6 +11,7 @@ whole table is compared with the parent's, cell by cell, and writing goes on. Ne
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -223,10 +224,8 @@ def disk_bytes(folder: Path) -> int:
     total = 0
     for at, _, names in os.walk(folder):
         for name in names:
-            try:
+            with contextlib.suppress(FileNotFoundError):        # collected meanwhile
                 total += os.stat(os.path.join(at, name)).st_blocks * 512
-            except FileNotFoundError:
-                pass                    # collected meanwhile
     return total
 
 

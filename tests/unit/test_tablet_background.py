@@ -151,7 +151,7 @@ def full_tablet(tmp_path: Path, scheduler: Scheduler) -> Iterator[Tablet]:
 
 
 def test_a_write_that_finds_no_room_in_time_says_so(full_tablet: Tablet) -> None:
-    with pytest.raises(MemoryBackpressure, match="budget is 1048576; flushes made no room within 0.01 s") as caught:
+    with pytest.raises(MemoryBackpressure, match=r"budget is 1048576; .* no room within 0\.01 s") as caught:
         full_tablet.insert_arrow(rows(100_000, 10), timeout=0.01)
     assert "0 rows before it are written" in str(caught.value)
     assert full_tablet.count() == 60_000
