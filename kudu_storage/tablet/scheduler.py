@@ -139,11 +139,10 @@ class _Member:
     facts_failure: _Failure | None = None
     memory_bytes: int = 0
 
-    @property
-    def flush_failure(self) -> _Failure | None:
-        """Why nothing makes room, if that is so."""
+    def flush_failure(self, now: float) -> _Failure | None:
+        """Why nothing makes room, if that is so: a flush that failed and is not tried again yet."""
         return next((failure for (kind, _), failure in self.failures.items()
-                     if kind in ("flush_memrowset", "flush_deltas") and failure.failed), None)
+                     if kind in ("flush_memrowset", "flush_deltas") and failure.failed and failure.until > now), None)
 
     def withheld(self, now: float) -> Withheld:
         """What failed lately. See withheld_while_running for what runs."""
@@ -283,7 +282,7 @@ class Scheduler:
 
             def is_settled() -> bool:
                 return (not self._full or self._stopped or member not in self._members
-                        or (member is not None and member.flush_failure is not None))
+                        or (member is not None and member.flush_failure(self._clock.now()) is not None))
 
             self._wake()
             self._waiting_count += 1
@@ -291,7 +290,7 @@ class Scheduler:
                 in_time = self._condition.wait_for(is_settled, timeout)
             finally:
                 self._waiting_count -= 1
-            failure = None if member is None else member.flush_failure
+            failure = None if member is None else member.flush_failure(self._clock.now())
             if not self._full or self._stopped or member not in self._members or (in_time and failure is None):
                 return
             used = self._count_memory().used_bytes
