@@ -487,6 +487,18 @@ class SessionFull(TabletError):
     retry = True
 
 
+class MemoryBackpressure(TabletError, TimeoutError):
+    """What this process's tablets hold in memory is at its budget, and flushes made no room in time. Nothing of the
+    operation is in the log; a session keeps it for its next flush."""
+
+    kind = "memory_backpressure"
+    fault = "disk"
+    retry = True
+
+    def __str__(self) -> str:
+        return KuduStorageError.__str__(self)
+
+
 class RowError(TabletError):
     """One row operation was refused; the others of its batch stand.
 

@@ -27,7 +27,7 @@ from kudu_storage._native.row_checksum import checksum
 from kudu_storage.bootstrap.layout import create_tablet
 from kudu_storage.bootstrap.log_port import LogPort, check_one_voter
 from kudu_storage.bootstrap.log_replay import recover_rows
-from kudu_storage.bootstrap.maintained import MaintainedTablet
+from kudu_storage.bootstrap.maintained import MaintainedTablet, SchedulerCare
 from kudu_storage.bootstrap.recovery import commit_pending, delete_garbage, store_of
 from kudu_storage.common.limits import MIB
 from kudu_storage.common.schema import Schema
@@ -57,20 +57,20 @@ from kudu_storage.wal.log import Log
 
 _LOG_OPTIONS = frozenset({"durability", "segment_size", "compression", "queue_size", "cache_size", "retention"})
 _TABLET_OPTIONS = frozenset({"block_cache_size", "rowset_size", "maintenance"})
-_MAINTENANCE = ("manual", "background")
+_MAINTENANCE = ("background", "manual")
 
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
     block_cache_bytes: int = 256 * MIB
     rowset_bytes: int = TARGET_ROWSET_BYTES
-    in_background: bool = False
+    in_background: bool = True
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> _Settings:
         """Raises InvalidArgument."""
         defaults = cls()
-        maintenance = options.get("maintenance", "manual")
+        maintenance = options.get("maintenance", "background")
         if maintenance not in _MAINTENANCE:
             raise InvalidArgument(f"maintenance is {maintenance!r}", advice=" or ".join(map(repr, _MAINTENANCE)))
         return cls(parse_bytes(options.get("block_cache_size", defaults.block_cache_bytes)),
@@ -136,7 +136,8 @@ class Tablet:
             tablet_id: which one, where there are several.
             options: durability, segment_size, compression, queue_size, cache_size, retention: of the log, as for
             Log.open(). block_cache_size: of blocks of column files. rowset_size: of a new rowset's files, about.
-            maintenance: "manual", or "background": this process's scheduler flushes, compacts and collects as needed.
+            maintenance: "background": this process's scheduler flushes, compacts and collects as needed, and writers
+            wait when memory is at its budget; or "manual": nothing happens by itself.
         Raises:
             NotFound, InvalidArgument. DirectoryLocked or LogLocked: open elsewhere. Unsupported: several voters, or
             what cannot be written. CorruptionError and its kinds: what the log, the metadata or a rowset cannot be.
@@ -175,9 +176,10 @@ class Tablet:
             maintenance.clean_up()
             maintained = MaintainedTablet(superblock, store, port.log, maintenance)
             tablet = cls(roots.wal_root, superblock, store, port, maintenance, maintained)
-            if settings.in_background:
+            if settings.in_background and not store.is_read_only:
                 tablet._scheduler = process_scheduler()
                 tablet._scheduler.register(maintained)
+                store.take_care(SchedulerCare(tablet._scheduler, maintained))
             return tablet
         except BaseException:
             port.close()
@@ -393,7 +395,14 @@ class Tablet:
             "memrowsets_being_flushed": [store.id for store in view.memory[:-1]],
             "rowsets": len(view.flushed), "layout": self._maintenance.layout(),
             "rows": self._store.counts(), "anchors": self._anchors(), "log": self._port.stats(),
+            "maintenance": self._maintenance_stats(),
         }
+
+    def _maintenance_stats(self) -> dict[str, Any]:
+        """Of the background, its failures among them."""
+        if self._scheduler is None:
+            return {"mode": "manual"}
+        return {"mode": "background", **self._scheduler.stats_of(self._maintained)}
 
     def _anchors(self) -> list[dict[str, Any]]:
         self._store.move_anchors()

@@ -8,6 +8,7 @@ The tablet holds this, the scheduler does so weakly. May not touch: files, but t
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -25,6 +26,7 @@ from kudu_storage.tablet.maintenance_facts import (
 )
 from kudu_storage.tablet.maintenance_plan import Plan, plan_of
 from kudu_storage.tablet.maintenance_policy import Action, Policy, possible_actions
+from kudu_storage.tablet.scheduler import Scheduler
 from kudu_storage.tablet.store import TabletStore
 from kudu_storage.tablet.view import View
 from kudu_storage.wal.log import Log
@@ -104,6 +106,28 @@ class MaintainedTablet:
             "major_delta": self._maintenance.compact_columns, "undo_gc": self._maintenance.forget_undos,
             "rowset_gc": self._maintenance.forget_rowset}
         return _each(steps[action.kind], action.rowset_ids)
+
+
+class SchedulerCare:
+    """Implements tablet.ports.Care: the scheduler, for one tablet's store. Does not keep the tablet."""
+
+    def __init__(self, scheduler: Scheduler, tablet: MaintainedTablet) -> None:
+        self._scheduler = scheduler
+        self._tablet = weakref.ref(tablet)
+
+    def weighed(self, memory_bytes: int, log_bytes: int) -> None:
+        tablet = self._tablet()
+        if tablet is not None:
+            self._scheduler.weighed(tablet, memory_bytes, log_bytes)
+
+    @property
+    def has_room(self) -> bool:
+        return self._scheduler.has_room
+
+    def wait_for_room(self, timeout: float | None) -> None:
+        tablet = self._tablet()
+        if tablet is not None:
+            self._scheduler.wait_for_room(tablet, timeout)
 
 
 def _each(step: Callable[[int], Done | None], rowset_ids: Iterable[int]) -> bool:

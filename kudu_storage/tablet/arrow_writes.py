@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kudu_storage._native.arrow_rows import ArrowRows
 from kudu_storage.common.limits import MIB
-from kudu_storage.errors import InvalidArgument, NoSpace, RowError
+from kudu_storage.errors import InvalidArgument, MemoryBackpressure, NoSpace, RowError
 from kudu_storage.tablet.operations import KINDS
 from kudu_storage.tablet.session import row_errors
 from kudu_storage.tablet.store import InFlight, TabletStore
@@ -50,7 +50,7 @@ class _Writer:
                 while len(self._sent) > IN_FLIGHT_MAX:
                     self._answer()
             self._answer_all()
-        except InvalidArgument as error:
+        except (InvalidArgument, MemoryBackpressure) as error:
             self._answer_all()
             error.intact = f"{self._written} rows before it are written"
             raise
@@ -81,7 +81,7 @@ def write_arrow(store: TabletStore, data: Any, kind: str, *, timeout: float | No
 
     Raises:
         InvalidArgument: no Arrow stream, columns or values that do not fit; rows before the value are written.
-        NoSpace, WaitTimeout, LogPoisoned.
+        MemoryBackpressure: rows before it are written. NoSpace, WaitTimeout, LogPoisoned.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"there is no operation {kind!r}", advice=", ".join(KINDS))

@@ -1,5 +1,5 @@
 """What a tablet needs of its log, as protocols: `tablet` and `wal` do not know each other; whoever embeds both wires
-them.
+them. And what it tells whoever does its maintenance.
 
  K1  Tokens are acknowledged in the order of appending. A token that fails for want of space takes all behind it
      along, and their indexes are given again.
@@ -67,3 +67,17 @@ class LogSink(Protocol):
     def stats(self) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
+
+
+class Care(Protocol):
+    """Whoever flushes a tablet, as its writers see them. Called without a lock of the tablet's."""
+
+    def weighed(self, memory_bytes: int, log_bytes: int) -> None:
+        """What the stores in memory use now, and how long the log is. Quick: once for each MiB written or so."""
+
+    @property
+    def has_room(self) -> bool:
+        """Memory is below its budget. Quick: once for each operation."""
+
+    def wait_for_room(self, timeout: float | None) -> None:
+        """Until it is. Raises MemoryBackpressure: not in time, or flushing fails."""

@@ -1,7 +1,7 @@
 """Does the maintenance of all tablets of a process: one action after the other, each chosen of all that could be done.
 
  S1  No thread while no tablet is registered; as many as asked for otherwise, one by default. They sleep when nothing is
-     worth doing, until the interval is over or somebody calls wake().
+     worth doing, until the interval is over, which grows meanwhile, or somebody calls wake().
  S2  Facts are asked for and an action is chosen by one thread at a time. What it works on is claimed before the next
      choice (P1 of maintenance_policy), so that several threads never rewrite the same.
  S3  An action that fails, or finds nothing to do, is not chosen again for a while: a second at first, twice as long
@@ -9,7 +9,10 @@
  S4  unregister() and stop() return once nothing of the tablet, or nothing at all, runs any more. Call them without
      holding a lock that facts() or run() take.
  S5  A tablet is held weakly: one that nobody closed can still be collected.
- S6  In the child of a fork there are neither threads nor tablets: what was opened before it belongs to the parent.
+ S6  What tablets hold in memory is counted whenever one tells it (weighed()) or is asked for its facts. At the budget
+     writers wait, until flushes have made room or one of theirs fails (Kudu's memory_limit_hard_bytes; a server
+     answers instead that it is short of memory, and its clients wait).
+ S7  In the child of a fork there are neither threads nor tablets: what was opened before it belongs to the parent.
 Locks: `_choosing`, then `_condition`'s; neither is held while an action runs. May not touch: files, tablets but through
 Maintained.
 """
@@ -25,9 +28,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Protocol
 
-from kudu_storage.errors import InternalError, InvalidArgument, KuduStorageError
+from kudu_storage.errors import InternalError, InvalidArgument, KuduStorageError, MemoryBackpressure
 from kudu_storage.tablet.maintenance_facts import MemoryFacts, TabletFacts
 from kudu_storage.tablet.maintenance_plan import Plan
 from kudu_storage.tablet.maintenance_policy import (
@@ -40,12 +44,15 @@ from kudu_storage.tablet.maintenance_policy import (
 from kudu_storage.tablet.scoring import Kind
 
 INTERVAL_S: Final = 0.25            # Kudu's --maintenance_manager_polling_interval_ms
+# Looks that find nothing to do are twice as far apart each time, up to this: what is urgent wakes the thread.
+INTERVAL_MAX_S: Final = 2.0
 HISTORY_COUNT: Final = 8            # Kudu's --maintenance_manager_history_size
 RETRY_AFTER_S: Final = 1.0
 RETRY_AFTER_MAX_S: Final = 300.0
 _FORGET_AFTER_S: Final = 2 * RETRY_AFTER_MAX_S
 _DEFAULT_MEMORY_SHARE: Final = 0.5  # of the machine's
 _LEAST_BUDGET_BYTES: Final = 64 << 20
+_GROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +118,7 @@ class _Failure:
     error: str
     attempts: int
     until: float
+    failed: bool = True         # False: there was nothing to do
 
 
 @dataclass(slots=True)
@@ -129,6 +137,12 @@ class _Member:
     tablet: weakref.ref[Maintained]
     failures: dict[tuple[Kind, int | None], _Failure] = field(default_factory=dict)
     facts_failure: _Failure | None = None
+    memory_bytes: int = 0
+
+    def flush_failure(self, now: float) -> _Failure | None:
+        """Why nothing makes room, if that is so: a flush that failed and is not tried again yet."""
+        return next((failure for (kind, _), failure in self.failures.items()
+                     if kind in ("flush_memrowset", "flush_deltas") and failure.failed and failure.until > now), None)
 
     def withheld(self, now: float) -> Withheld:
         """What failed lately. See withheld_while_running for what runs."""
@@ -182,6 +196,10 @@ class Scheduler:
         self._memory: MemoryFacts | None = None
         self._trouble: str | None = None        # why the last choice could not be made
         self._woken = False
+        self._idle_s = self._interval_s
+        self._full = False                      # S6
+        self._counted_bytes = 0                 # by used_bytes(), last
+        self._waiting_count = 0                 # writers
 
     # -- tablets -------------------------------------------------------------------------------------------------------
     def register(self, tablet: Maintained) -> None:
@@ -205,7 +223,10 @@ class Scheduler:
             member = self._member_of(tablet)
             if member is not None:
                 self._members.remove(member)
-            self._wake()                                # the last thread goes when there is no tablet left
+                self._count_memory()
+                self._condition.notify_all()            # its writers
+            if not self._members:
+                self._wake()                            # the threads go
         own = self._own_action() is not None
         if not own:
             with self._choosing:                        # nobody asks it for facts any more
@@ -220,6 +241,77 @@ class Scheduler:
         if not self._woken:             # a hint; whoever reads it too late looks after the interval
             with self._condition:
                 self._wake()
+
+    # -- memory (S6) ---------------------------------------------------------------------------------------------------
+    @property
+    def memory_budget_bytes(self) -> int:
+        return self._budget_bytes
+
+    @memory_budget_bytes.setter
+    def memory_budget_bytes(self, size: int) -> None:
+        MemoryFacts(0, size)
+        with self._condition:
+            self._budget_bytes = size
+            self._count_memory()
+            self._wake()
+
+    def weighed(self, tablet: Maintained, memory_bytes: int, log_bytes: int) -> None:
+        """What a tablet weighs now. When that calls for a flush, it begins at once, not after the interval."""
+        counted = self._used_bytes() if self._used_bytes else None
+        bounds = self.policy.maintenance
+        with self._condition:
+            member = self._member_of(tablet)
+            if member is None:
+                return
+            member.memory_bytes = memory_bytes
+            used = self._count_memory(counted)
+            if memory_bytes >= bounds.flush_bytes or log_bytes >= bounds.log_bytes_max or used.is_short:
+                self._wake()
+
+    @property
+    def has_room(self) -> bool:
+        return not self._full
+
+    def wait_for_room(self, tablet: Maintained, timeout: float | None) -> None:
+        """Until memory is below the budget, or nobody flushes the tablet any more.
+
+        Raises MemoryBackpressure: not in time, or a flush of the tablet failed.
+        """
+        with self._condition:
+            member = self._member_of(tablet)
+
+            def is_settled() -> bool:
+                return (not self._full or self._stopped or member not in self._members
+                        or (member is not None and member.flush_failure(self._clock.now()) is not None))
+
+            self._wake()
+            self._waiting_count += 1
+            try:
+                in_time = self._condition.wait_for(is_settled, timeout)
+            finally:
+                self._waiting_count -= 1
+            failure = None if member is None else member.flush_failure(self._clock.now())
+            if not self._full or self._stopped or member not in self._members or (in_time and failure is None):
+                return
+            used = self._count_memory().used_bytes
+        why = f"a flush failed: {failure.error}" if failure else f"flushes made no room within {timeout} s"
+        raise MemoryBackpressure(
+            f"tablets of this process hold {used} bytes in memory, their budget is {self._budget_bytes}; {why}",
+            intact="what is in the log", advice="again later, smaller flush_bytes, or a larger memory_budget_bytes")
+
+    def _count_memory(self, counted: int | None = None) -> MemoryFacts:
+        """Under the condition's lock. counted: by used_bytes()."""
+        if counted is None:
+            counted = self._counted_bytes if self._used_bytes else sum(member.memory_bytes for member in self._members)
+        self._counted_bytes = counted
+        was_full, self._full = self._full, counted >= self._budget_bytes
+        if self._full and not was_full:
+            _log.warning("tablets hold %d bytes in memory, their budget is %d: writers wait for flushes", counted,
+                         self._budget_bytes)
+        elif was_full and not self._full:
+            self._condition.notify_all()
+        self._memory = MemoryFacts(counted, self._budget_bytes)
+        return self._memory
 
     def stop(self) -> None:
         """For ever: until no action runs and no thread is left. From within an action it does not wait for that."""
@@ -262,11 +354,11 @@ class Scheduler:
             facts = self._facts_of(member, tablet)
             if facts is not None:
                 known[member] = facts
-        used = self._used_bytes() if self._used_bytes else sum(facts.memory_bytes for facts in known.values())
-        memory = MemoryFacts(used, self._budget_bytes)
+        counted = self._used_bytes() if self._used_bytes else None
+        with self._condition:
+            memory = self._count_memory(counted)
         chosen = next_action(known, memory, self.policy, dice=self._dice, withheld=withheld)
         with self._condition:
-            self._memory = memory
             if chosen is None or self._stopped or chosen[0] not in self._members:
                 return None
             member, action = chosen
@@ -299,12 +391,14 @@ class Scheduler:
             _log.warning("maintenance knows nothing of tablet %s: %s", member.tablet_id, error)
         with self._condition:
             member.facts_failure = None if error is None else self._failed_again(member.facts_failure, error)
+            if error is None:
+                member.memory_bytes = 0 if facts is None else facts.memory_bytes
         return facts
 
     def _note_end(self, running: _Running, outcome: str, error: str) -> None:
         with self._condition:
             if running not in self._running:
-                return                                  # a fork came in between (S6)
+                return                                  # a fork came in between (S7)
             self._running.remove(running)
             action, now = running.action, self._clock.now()
             seconds = now - running.started
@@ -317,13 +411,14 @@ class Scheduler:
             member.failures = {key: f for key, f in before.items() if key not in _units(action)}
             if outcome != "done":
                 why = error or "there was nothing to do"
-                member.failures |= {key: self._failed_again(before.get(key), why) for key in _units(action)}
+                member.failures |= {key: self._failed_again(before.get(key), why, failed=outcome == "failed")
+                                    for key in _units(action)}
             self._wake()
 
-    def _failed_again(self, before: _Failure | None, error: str) -> _Failure:
+    def _failed_again(self, before: _Failure | None, error: str, *, failed: bool = True) -> _Failure:
         attempts = 1 if before is None else before.attempts + 1
         delay = min(RETRY_AFTER_MAX_S, RETRY_AFTER_S * 2 ** min(attempts - 1, 30))
-        return _Failure(error, attempts, self._clock.now() + delay)
+        return _Failure(error, attempts, self._clock.now() + delay, failed)
 
     # -- threads -------------------------------------------------------------------------------------------------------
     def _work(self) -> None:
@@ -344,7 +439,10 @@ class Scheduler:
             with self._condition:
                 self._trouble = trouble
                 if ran is None and not self._woken:
-                    self._clock.wait(self._condition, self._interval_s)
+                    self._clock.wait(self._condition, self._idle_s)
+                    self._idle_s = min(max(INTERVAL_MAX_S, self._interval_s), 2 * self._idle_s)
+                if ran is not None or self._woken:
+                    self._idle_s = self._interval_s
 
     def _start_threads(self) -> None:
         while len(self._threads) < self._thread_count:
@@ -375,9 +473,7 @@ class Scheduler:
             return {
                 "tablets": sorted(member.tablet_id for member in self._members), "threads": len(self._threads),
                 "stopped": self._stopped, "trouble": self._trouble,
-                "memory": None if self._memory is None else {
-                    "used_bytes": self._memory.used_bytes, "budget_bytes": self._memory.budget_bytes,
-                    "short": self._memory.is_short},
+                "memory": self._memory_json(),
                 "running": [{**_said(r.action, r.plan), "seconds": now - r.started} for r in self._running],
                 "ended": [{**_said(e.action, e.plan), "seconds": e.seconds, "seconds_ago": now - e.ended,
                            "outcome": e.outcome, "error": e.error or None} for e in self._ended],
@@ -387,6 +483,22 @@ class Scheduler:
                 "totals": {kind: {"done": t.done, "nothing": t.nothing, "failed": t.failed, "seconds": t.seconds}
                            for kind, t in sorted(self._totals.items())},
             }
+
+    def stats_of(self, tablet: Maintained) -> dict[str, Any]:
+        """Of one tablet: what runs, what failed and when it is tried again, memory of all; ready for json.dumps."""
+        with self._condition:
+            now, member = self._clock.now(), self._member_of(tablet)
+            failures = [] if member is None else list(member.all_failures())
+            return {
+                "running": [r.action.kind for r in self._running if r.member is member],
+                "failures": [_failure_json(tablet.tablet_id, kind, rowset_id, failure, now)
+                             for kind, rowset_id, failure in failures],
+                "trouble": self._trouble, "memory": self._memory_json()}
+
+    def _memory_json(self) -> dict[str, Any] | None:
+        return None if self._memory is None else {
+            "used_bytes": self._memory.used_bytes, "budget_bytes": self._memory.budget_bytes,
+            "short": self._memory.is_short, "full": self._full, "writers_waiting": self._waiting_count}
 
     def check(self) -> None:
         """Derive S1 and S2 again. Raises InternalError."""
@@ -427,12 +539,22 @@ def _text_of(error: Exception) -> str:
 
 
 def default_budget_bytes() -> int:
-    """Half of the machine's memory."""
+    """Half of the machine's memory, or of what this process's control group may use of it."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         total = 0
-    return max(_LEAST_BUDGET_BYTES, int(total * _DEFAULT_MEMORY_SHARE))
+    return max(_LEAST_BUDGET_BYTES, int(min(total, _group_limit_bytes() or total) * _DEFAULT_MEMORY_SHARE))
+
+
+def _group_limit_bytes() -> int | None:
+    """Of a container, as it sees its own group; None: no limit, or none to be found."""
+    for path in _GROUP_LIMITS:
+        try:
+            return int(Path(path).read_text()) or None
+        except (OSError, ValueError):       # "max"
+            continue
+    return None
 
 
 # -- one for the process -----------------------------------------------------------------------------------------------
@@ -447,12 +569,14 @@ def process_scheduler() -> Scheduler:
     with _process_lock:
         if _process_scheduler is None:
             _process_scheduler = Scheduler()
-            atexit.register(_process_scheduler.stop)
+        # Last registered is first called: before the logs of tablets that nobody closed are closed under a flush.
+        atexit.unregister(_process_scheduler.stop)
+        atexit.register(_process_scheduler.stop)
         return _process_scheduler
 
 
 def _after_fork_in_child() -> None:
-    """S6. Whatever locks the parent's other threads held, nobody releases them here."""
+    """S7. Whatever locks the parent's other threads held, nobody releases them here."""
     global _process_lock
     _process_lock = threading.Lock()
     for scheduler in list(_schedulers):

@@ -28,6 +28,7 @@ from kudu_storage.errors import (
     InvalidArgument,
     KuduStorageError,
     LogBackpressure,
+    MemoryBackpressure,
     NoSpace,
     RowError,
     RowErrors,
@@ -145,7 +146,8 @@ class Session:
 
         Raises:
             RowErrors: some rows were refused; all others stand. WaitTimeout: flush() again, nothing is lost.
-            NoSpace: what is not in the log is kept for the next flush(). LogPoisoned, TabletFailed, TabletClosed.
+            NoSpace, MemoryBackpressure: what is not in the log is kept for the next flush(). LogPoisoned, TabletFailed,
+            TabletClosed.
         """
         timeout = self._timeout if timeout is None else timeout
         with self._lock:
@@ -158,15 +160,20 @@ class Session:
             self._raise_row_errors()
 
     async def flush_async(self) -> None:
-        """flush() without holding up the event loop while the log is written."""
+        """flush() without holding up the event loop while the log is written.
+
+        Raises as flush(); MemoryBackpressure at once where flush() would wait: sleep, and flush_async() again.
+        """
         with self._lock:
             self._require_open()
             self._raise_failure()
             self._seal()
         while self._sealed:
+            self._store.wait_for_room(0)
             try:
                 with self._lock:
-                    self._send_one(self._store.append)
+                    if self._sealed:        # others may flush this session, too
+                        self._send_one(self._store.append)
             except LogBackpressure:
                 oldest = self._store.oldest()
                 if oldest is not None:
@@ -294,7 +301,7 @@ class Session:
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
-        if failure is not None and not isinstance(failure, NoSpace):     # those are tried again
+        if failure is not None and not isinstance(failure, NoSpace | MemoryBackpressure):    # those are tried again
             raise failure
 
     def _require_open(self) -> None:

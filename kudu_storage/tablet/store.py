@@ -47,13 +47,15 @@ from kudu_storage.errors import (
     Unsupported,
 )
 from kudu_storage.protos import message_class
-from kudu_storage.tablet.ports import LogSink, Token
+from kudu_storage.tablet.ports import Care, LogSink, Token
 from kudu_storage.tablet.view import View
 
 NO_OP = 1
 IN_FLIGHT_OWNER = "operations in flight"
 # Rows refused of one operation that are remembered; a batch of 1 MiB has fewer rows than that.
 FAILURES_MAX = 100_000
+# After so many bytes of operations a tablet in somebody's care tells what it weighs.
+WEIGH_EVERY_BYTES = 1 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -117,6 +119,8 @@ class TabletStore:
         self._term = 0                                  # 0: not leading yet
         self._failure: TabletFailed | None = None
         self._closed = False
+        self._care: Care | None = None
+        self._unweighed_bytes = 0                       # appended since care was told; under _order
         self._pid = os.getpid()
         self._client_schema = without_column_ids(view.schema)
         self._client_schema_bytes = _schema_bytes(self._client_schema)
@@ -146,6 +150,11 @@ class TabletStore:
         """Not of a parent that forked."""
         return os.getpid() == self._pid
 
+    @property
+    def is_read_only(self) -> bool:
+        """No operation can be added."""
+        return self._read_only is not None or self._applier is None
+
     def new_batch(self) -> RowBatch:
         """An empty batch for this tablet's columns. Raises Unsupported where rows cannot be written."""
         if self._read_only is not None:
@@ -168,6 +177,30 @@ class TabletStore:
     def term(self) -> int:
         return self._term
 
+    # -- in somebody's care --------------------------------------------------------------------------------------------
+    def take_care(self, care: Care | None) -> None:
+        """From now on `care` is told what the tablet weighs, and makes writers wait when memory is short."""
+        self._care = care
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the stores in memory that hold anything."""
+        view = self._view
+        stores = [store.rows.memory_bytes for store in view.memory if store.rows.row_count]
+        for flushed in view.flushed:
+            stores += [changes.memory_bytes for changes in (flushed.disk.memory, flushed.disk.flushing)
+                       if changes is not None and changes.change_count]
+        return sum(stores)
+
+    def wait_for_room(self, timeout: float | None = None) -> None:
+        """Until memory is below its budget. Raises MemoryBackpressure."""
+        if self._care is not None and not self._care.has_room:
+            self._care.wait_for_room(timeout)
+
+    def _weigh(self) -> None:
+        if self._care is not None:
+            self._care.weighed(self.memory_bytes, self._sink.bytes_from([0])[0])
+
     # -- writing -------------------------------------------------------------------------------------------------------
     def append(self, batch: RowBatch) -> InFlight:
         """Into the log's queue, with OpId and timestamp. Nobody may add to the batch afterwards.
@@ -179,10 +212,18 @@ class TabletStore:
             self._require_usable()
             if self._term == 0:
                 self._lead()
-            return self._append(batch)
+            operation = self._append(batch)
+            self._unweighed_bytes += batch.size_bytes
+            heavy = self._unweighed_bytes >= WEIGH_EVERY_BYTES
+            if heavy:
+                self._unweighed_bytes = 0
+        if heavy:
+            self._weigh()
+        return operation
 
     def write(self, batch: RowBatch, timeout: float | None = None) -> InFlight:
-        """append(), waiting for room in the log's queue."""
+        """append(), waiting for room in memory and in the log's queue. Raises MemoryBackpressure, too."""
+        self.wait_for_room(timeout)
         while True:
             try:
                 return self.append(batch)
@@ -442,12 +483,12 @@ class TabletStore:
     # -- ending --------------------------------------------------------------------------------------------------------
     def close(self) -> None:
         """Apply what is in flight, queue its COMMITs, close the log. Once is enough."""
+        if os.getpid() != self._pid:
+            return                      # another thread of the parent's may have held a lock at the fork
         with self._order:
             if self._closed:
                 return
             self._closed = True
-        if os.getpid() != self._pid:
-            return
         self._finalizer.detach()
         try:
             self._drain()

@@ -17,7 +17,7 @@ from kudu_storage.errors import KuduStorageError, LogPoisoned, NoSpace
 if TYPE_CHECKING:
     from conftest import Counts
 
-OPTIONS: dict[str, Any] = {"segment_size": "16KiB", "compression": "none"}
+OPTIONS: dict[str, Any] = {"segment_size": "16KiB", "compression": "none", "maintenance": "manual"}
 
 
 class Life:

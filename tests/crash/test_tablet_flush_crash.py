@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from conftest import Counts
 
 CRASH_STEP = int(os.environ.get("KUDU_STORAGE_CRASH_STEP", "7"))
-OPTIONS: dict[str, Any] = {"segment_size": "16KiB", "compression": "none", "rowset_size": 1500}
+OPTIONS: dict[str, Any] = {"segment_size": "16KiB", "compression": "none", "rowset_size": 1500, "maintenance": "manual"}
 Rows = list[tuple[Any, ...]]
 
 

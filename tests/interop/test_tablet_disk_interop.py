@@ -15,7 +15,7 @@ from taking_turns import ours, people, running, theirs, write_some
 
 from kudu_storage import Tablet
 
-OPTIONS = {"segment_size": "64KiB", "rowset_size": 6000}
+OPTIONS = {"segment_size": "64KiB", "rowset_size": 6000, "maintenance": "manual"}
 
 
 def rowset_ids(tablet: Tablet) -> list[int]:

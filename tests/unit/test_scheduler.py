@@ -6,11 +6,13 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from maintained import MIB, TABLET, FakeTablet, ManualClock, changes_in_memory, rows_in_memory, rowset, tablet
 
-from kudu_storage.errors import DiskError, InvalidArgument
+import kudu_storage.tablet.scheduler as scheduler_module
+from kudu_storage.errors import DiskError, InvalidArgument, MemoryBackpressure
 from kudu_storage.tablet.maintenance_facts import TabletFacts
 from kudu_storage.tablet.maintenance_policy import Action
 from kudu_storage.tablet.scheduler import RETRY_AFTER_MAX_S, Scheduler, default_budget_bytes, process_scheduler
@@ -70,7 +72,8 @@ def test_memory_of_all_tablets_together_makes_pressure(clock: ManualClock) -> No
     scheduler.register(third)
     action = scheduler.run_one()
     assert action is not None and (action.reason, action.tablet_id) == ("memory", TABLET)
-    assert scheduler.stats()["memory"] == {"used_bytes": 600 * MIB, "budget_bytes": 1000 * MIB, "short": True}
+    assert scheduler.stats()["memory"] == {"used_bytes": 600 * MIB, "budget_bytes": 1000 * MIB, "short": True,
+                                           "full": False, "writers_waiting": 0}
 
 
 def test_memory_may_be_counted_elsewhere(clock: ManualClock) -> None:
@@ -464,3 +467,169 @@ def test_a_process_has_one() -> None:
 def test_settings_without_sense_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InvalidArgument):
         Scheduler(**wrong)  # type: ignore[arg-type]
+
+
+# -- memory at its budget ----------------------------------------------------------------------------------------------
+FULL_BYTES = 1001 * MIB
+
+
+def full(scheduler: Scheduler, one: FakeTablet) -> None:
+    scheduler.register(one)
+    scheduler.weighed(one, FULL_BYTES, 0)
+    assert not scheduler.has_room
+
+
+def waiting_writer(scheduler: Scheduler, one: FakeTablet, timeout: float | None = WAIT_S
+                   ) -> tuple[threading.Thread, list[MemoryBackpressure | None]]:
+    """Of a thread that waits by now: it, and how its waiting ends."""
+    outcome: list[MemoryBackpressure | None] = []
+
+    def write() -> None:
+        try:
+            scheduler.wait_for_room(one, timeout)
+            outcome.append(None)
+        except MemoryBackpressure as error:
+            outcome.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while scheduler.stats()["memory"]["writers_waiting"] == 0 and not outcome:
+        pass
+    return writer, outcome
+
+
+def test_a_writer_waits_until_a_flush_has_made_room(clock: ManualClock) -> None:
+    scheduler = manual(clock)
+
+    def run(_: Action) -> bool:
+        one.current = IDLE
+        return True
+
+    one = FakeTablet(tablet(rows_in_memory(FULL_BYTES)), run)
+    full(scheduler, one)
+    writer, outcome = waiting_writer(scheduler, one)
+    action = scheduler.run_one()
+    assert action is not None and (action.kind, action.reason) == ("flush_memrowset", "memory")
+    assert outcome == [] and not scheduler.has_room         # nobody has looked since
+    assert scheduler.run_one() is None
+    writer.join(WAIT_S)
+    assert outcome == [None] and scheduler.has_room
+    assert scheduler.stats()["memory"]["writers_waiting"] == 0
+
+
+def test_memory_of_all_tablets_makes_each_writer_wait(clock: ManualClock) -> None:
+    scheduler = manual(clock)
+    one, other = FakeTablet(OLD), FakeTablet(tablet(tablet_id=OTHER))
+    for member, size in ((one, 600 * MIB), (other, 400 * MIB)):
+        scheduler.register(member)
+        scheduler.weighed(member, size, 0)
+    assert not scheduler.has_room
+    writer, outcome = waiting_writer(scheduler, one)
+    scheduler.unregister(other)                             # what it held is gone with it
+    writer.join(WAIT_S)
+    assert outcome == [None]
+
+
+def test_a_writer_that_waited_long_enough_is_told_how_full_memory_is(clock: ManualClock) -> None:
+    scheduler = manual(clock)
+    full(scheduler, one := FakeTablet(OLD))
+    with pytest.raises(MemoryBackpressure, match=rf"hold {FULL_BYTES} bytes .* budget is {1000 * MIB}; .*no room") as e:
+        scheduler.wait_for_room(one, 0)
+    assert e.value.retry and isinstance(e.value, TimeoutError)
+
+
+def test_a_writer_is_told_that_flushing_fails(clock: ManualClock) -> None:
+    """However long it would wait."""
+    scheduler = manual(clock)
+    one = failing(DiskError("no luck"))
+    full(scheduler, one)
+    one.current = tablet(rows_in_memory(FULL_BYTES))
+    writer, outcome = waiting_writer(scheduler, one, None)
+    assert scheduler.run_one() is not None
+    writer.join(WAIT_S)
+    assert len(outcome) == 1 and "a flush failed: DiskError: no luck" in str(outcome[0])
+    with pytest.raises(MemoryBackpressure, match="no luck"):
+        scheduler.wait_for_room(one, None)
+
+
+@pytest.mark.parametrize("how", ["unregister", "stop", "budget"])
+def test_a_writer_does_not_wait_for_flushes_that_nobody_does(how: str, clock: ManualClock) -> None:
+    scheduler = manual(clock)
+    full(scheduler, one := FakeTablet(OLD))
+    writer, outcome = waiting_writer(scheduler, one, None)
+    if how == "unregister":
+        scheduler.unregister(one)
+    elif how == "stop":
+        scheduler.stop()
+    else:
+        scheduler.memory_budget_bytes = 2 * FULL_BYTES
+    writer.join(WAIT_S)
+    assert outcome == [None]
+    scheduler.wait_for_room(one, None)
+
+
+def test_where_memory_is_counted_elsewhere_that_counts(clock: ManualClock) -> None:
+    used = 0
+    scheduler = manual(clock, used_bytes=lambda: used)
+    scheduler.register(one := FakeTablet(IDLE))
+    scheduler.weighed(one, FULL_BYTES, 0)
+    assert scheduler.has_room
+    used = FULL_BYTES
+    scheduler.weighed(one, 0, 0)
+    assert not scheduler.has_room
+
+
+def test_what_a_tablet_weighs_wakes_the_thread_when_it_calls_for_a_flush(threaded: Scheduler, clock: ManualClock
+                                                                         ) -> None:
+    """The clock of this test never ends a wait."""
+    bounds = threaded.policy.maintenance
+    threaded.register(one := FakeTablet(IDLE))
+    assert clock.waiting.acquire(timeout=WAIT_S)
+    threaded.weighed(one, 1, 1)
+    assert not clock.waiting.acquire(timeout=0.01)
+    for weights in ((bounds.flush_bytes, 0), (0, bounds.log_bytes_max), (600 * MIB, 0)):
+        threaded.weighed(one, *weights)
+        assert clock.waiting.acquire(timeout=WAIT_S), weights
+    threaded.unregister(one)
+
+
+def test_looks_that_find_nothing_are_further_apart(clock: ManualClock) -> None:
+    waits: list[float] = []
+    enough = threading.Event()
+
+    class Counting(ManualClock):
+        def wait(self, condition: threading.Condition, seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) >= 6:
+                enough.set()
+                condition.wait()
+
+    scheduler = Scheduler(memory_budget_bytes=1000 * MIB, clock=Counting())
+    scheduler.register(one := FakeTablet(IDLE))
+    assert enough.wait(WAIT_S)
+    assert waits[:6] == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
+    scheduler.wake()
+    while len(waits) == 6:
+        pass
+    assert waits[6] == 0.25
+    scheduler.unregister(one)
+    scheduler.stop()
+
+
+def test_a_budget_that_is_none_is_refused(clock: ManualClock) -> None:
+    scheduler = manual(clock)
+    with pytest.raises(InvalidArgument):
+        scheduler.memory_budget_bytes = 0
+    assert scheduler.memory_budget_bytes == 1000 * MIB
+
+
+def test_the_budget_is_of_what_a_container_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = default_budget_bytes()
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(scheduler_module, "_GROUP_LIMITS", (str(tmp_path / "none"), str(limit)))
+    for text, budget in (("max\n", None), (str(1 << 60), None), ("536870912\n", 256 * MIB), ("1", 64 * MIB),
+                         ("", None)):
+        limit.write_text(text)
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert default_budget_bytes() == (max(64 * MIB, total // 2) if budget is None else budget), text
+    assert whole <= max(64 * MIB, total // 2)

@@ -30,7 +30,7 @@ def numbers() -> Schema:
 @pytest.fixture
 def tablet(tmp_path: Path) -> Iterator[Tablet]:
     with Tablet.create(tmp_path / "t", numbers(), durability="os", segment_size="16KiB",
-                       compression="none") as made:
+                       compression="none", maintenance="manual") as made:
         yield made
 
 
@@ -149,7 +149,7 @@ def test_flushing_lets_the_log_go(tablet: Tablet) -> None:
     assert tablet.log.gc().segments > 5
     path = tablet.path
     tablet.close()
-    with Tablet.open(path) as opened:
+    with Tablet.open(path, maintenance="manual") as opened:
         assert opened.count() == 4000 and opened.get(5) == (5, "in memory", 5)
         assert opened.stats()["memrowset"]["keys"] == 0, "what is flushed was replayed"
 
@@ -162,7 +162,7 @@ def test_operations_since_the_last_step_are_kept_before_any_store_has_an_anchor_
     assert "operations in flight" in str(tablet.log.gc().blocked_by)
     path = tablet.path
     tablet.close()
-    with Tablet.open(path) as opened:
+    with Tablet.open(path, maintenance="manual") as opened:
         assert opened.count() == 510
 
 
@@ -209,7 +209,7 @@ def test_a_commit_that_found_no_space_is_written_before_a_superblock_counts_on_i
     assert sent[0] in sent[1:]
     path = tablet.path
     tablet.close()
-    with Tablet.open(path) as opened:
+    with Tablet.open(path, maintenance="manual") as opened:
         assert opened.stats()["term"] == 0, "an operation had no COMMIT"
         assert opened.count() == 0
 
@@ -258,7 +258,7 @@ def test_a_snapshot_is_what_it_was_through_flushes_and_merges(tablet: Tablet) ->
 
 
 def test_a_snapshot_below_the_history_mark_is_refused_and_dead_rows_go(tmp_path: Path) -> None:
-    with Tablet.create(tmp_path / "t", numbers(), history_seconds=0) as tablet:
+    with Tablet.create(tmp_path / "t", numbers(), history_seconds=0, maintenance="manual") as tablet:
         fill(tablet, range(20))
         at = tablet.now()
         tablet.flush()
@@ -273,7 +273,7 @@ def test_a_snapshot_below_the_history_mark_is_refused_and_dead_rows_go(tmp_path:
         assert tablet.stats()["rowsets"] == 0 and tablet.count() == 0
         fill(tablet, range(3))
         assert tablet.count() == 3
-    with Tablet.open(tmp_path / "t") as tablet:
+    with Tablet.open(tmp_path / "t", maintenance="manual") as tablet:
         assert tablet.count() == 3
         with pytest.raises(InvalidArgument, match="history mark"):
             tablet.count(at)
@@ -341,24 +341,24 @@ def test_closing_waits_for_what_runs_and_ends_it(tablet: Tablet) -> None:
     assert tablet.closed
     with pytest.raises(TabletClosed):
         tablet.flush()
-    with Tablet.open(tablet.path) as opened:
+    with Tablet.open(tablet.path, maintenance="manual") as opened:
         assert opened.count() == 10 and opened.stats()["rowsets"] == 1
 
 
 def test_a_flushed_tablet_that_nobody_closed_lets_go_of_its_folder(tmp_path: Path) -> None:
-    tablet = Tablet.create(tmp_path / "t", numbers())
+    tablet = Tablet.create(tmp_path / "t", numbers(), maintenance="manual")
     fill(tablet, range(10))
     tablet.flush()
     tablet.compact()
     assert tablet.maintained.facts() is not None
     del tablet
-    with Tablet.open(tmp_path / "t") as opened:
+    with Tablet.open(tmp_path / "t", maintenance="manual") as opened:
         assert opened.count() == 10
     assert opened.stats()["rowsets"] == 1
 
 
 def test_blocks_that_a_crash_left_are_deleted_at_the_next_opening(tmp_path: Path) -> None:
-    with Tablet.create(tmp_path / "t", model_schema()) as tablet:
+    with Tablet.create(tmp_path / "t", model_schema(), maintenance="manual") as tablet:
         model = Model()
         model.apply("insert", {"a": "a", "b": 1})
         write(tablet, "insert", {"a": "a", "b": 1})
@@ -368,7 +368,7 @@ def test_blocks_that_a_crash_left_are_deleted_at_the_next_opening(tmp_path: Path
             transaction.create_block().append(b"left over")
             transaction.commit()
         assert len(tablet.maintenance._blocks.live_blocks()) == len(named) + 1
-    with Tablet.open(tmp_path / "t") as tablet:
+    with Tablet.open(tmp_path / "t", maintenance="manual") as tablet:
         assert tablet.maintenance._blocks.live_blocks().keys() == named
         check_rows(tablet, model)
 

@@ -21,7 +21,7 @@ from kudu_storage.common.schema import Schema
 
 HISTORIES = int(os.environ.get("KUDU_STORAGE_HISTORIES", "16"))
 FIRST_SEED = int(os.environ.get("KUDU_STORAGE_FIRST_SEED", "0"))
-OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "16KiB"}
+OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "16KiB", "maintenance": "manual"}
 
 
 def rowset_ids(tablet: Tablet) -> list[int]:

@@ -26,7 +26,7 @@ def lose_some_commits(tablet: Tablet, rng: random.Random) -> None:
 def test_a_random_history_agrees_with_the_model_through_restarts(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     model = Model()
-    tablet = Tablet.create(tmp_path / "t", model_schema(), durability="os", segment_size="16KiB",
+    tablet = Tablet.create(tmp_path / "t", model_schema(), durability="os", segment_size="16KiB", maintenance="manual",
                            compression=rng.choice(["lz4", "none", "snappy", "zlib"]))
     try:
         for _ in range(60):
@@ -41,7 +41,7 @@ def test_a_random_history_agrees_with_the_model_through_restarts(seed: int, tmp_
                     for _ in range(5):
                         write_batch(tablet, model, [random_operation(rng) for _ in range(5)])
                 tablet.close()
-                tablet = Tablet.open(tmp_path / "t", durability="os", segment_size="16KiB")
+                tablet = Tablet.open(tmp_path / "t", durability="os", segment_size="16KiB", maintenance="manual")
             check_rows(tablet, model)
         checksum = tablet.checksum()
     finally:

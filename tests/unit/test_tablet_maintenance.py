@@ -21,7 +21,7 @@ from kudu_storage.tablet.scoring import MaintenancePolicy
 
 MIB = 1 << 20
 WAIT_S = 30             # until a test gives up on a thread
-OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "16KiB"}
+OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "16KiB", "maintenance": "manual"}
 EAGER = Policy(MaintenancePolicy(log_bytes_max=64 << 10, flush_after_s=0.0, flush_full_gain_after_s=5.0),
                CompactionPolicy(budget_bytes=4 * MIB, target_rowset_bytes=64 << 10, unit_bytes=16 << 10))
 # Writers that never rest soon hold more log than any small bound, and flushes would leave no time for merges.
@@ -173,11 +173,11 @@ def test_a_process_cares_for_its_tablets_while_they_are_written(tmp_path: Path) 
     """Its scheduler, its thread: what is written meanwhile is there, also after the next opening."""
     scheduler = process_scheduler()
     usual, scheduler.policy = scheduler.policy, BUSY
-    options = {**OPTIONS, "segment_size": "256KiB"}
+    options = {**OPTIONS, "segment_size": "256KiB", "maintenance": "background"}
     models = [Model(), Model()]
     done = threading.Event()
     try:
-        tablets = [Tablet.create(tmp_path / str(i), model_schema(), maintenance="background", **options)
+        tablets = [Tablet.create(tmp_path / str(i), model_schema(), **options)
                    for i in range(2)]
         assert scheduler.stats()["threads"] == 1
         writers = [threading.Thread(target=write_until, args=(tablet, model, random.Random(number), done))
@@ -218,7 +218,7 @@ def wait_for(condition: Callable[[], bool], scheduler: Scheduler) -> None:
 
 
 def test_a_tablet_in_care_that_nobody_closed_lets_go_of_its_folder(tmp_path: Path) -> None:
-    tablet = Tablet.create(tmp_path / "t", model_schema(), maintenance="background", **OPTIONS)
+    tablet = Tablet.create(tmp_path / "t", model_schema(), durability="os", segment_size="16KiB")
     threads = list(process_scheduler()._threads)
     del tablet
     assert threads

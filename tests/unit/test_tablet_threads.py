@@ -64,7 +64,7 @@ class Bank:
 
 @pytest.fixture
 def bank(tmp_path: Path) -> Bank:
-    return Bank(Tablet.create(tmp_path / "t", accounts(), durability="os", segment_size="64KiB"))
+    return Bank(Tablet.create(tmp_path / "t", accounts(), durability="os", segment_size="64KiB", maintenance="manual"))
 
 
 def test_scans_see_batches_whole_and_snapshots_that_do_not_change(bank: Bank) -> None:
@@ -116,7 +116,8 @@ def test_scans_see_batches_whole_and_snapshots_that_do_not_change(bank: Bank) ->
 
 def test_writers_and_readers_go_on_while_stores_are_flushed_and_compacted(bank: Bank) -> None:
     """Money is moved between accounts, a pair in each batch: the sum of no snapshot ever changes."""
-    tablet = Tablet.open(close(bank.tablet), durability="os", segment_size="64KiB", rowset_size=3000)
+    tablet = Tablet.open(close(bank.tablet), durability="os", segment_size="64KiB", rowset_size=3000,
+                         maintenance="manual")
     bank.tablet = tablet
     with tablet.new_session() as session:
         for account in range(ACCOUNTS):
