@@ -93,6 +93,9 @@ class NodeClock:
         self._last = max(self._last + 1, self._node.world.now_us + self._node.wall_offset_us)
         return self._last
 
+    def believes(self, timestamp: int) -> bool:
+        return timestamp <= self._node.world.now_us + CLOCK_ERROR_US
+
     def observe(self, timestamp: int) -> None:
         self._last = max(self._last, timestamp)
 
