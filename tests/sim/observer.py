@@ -77,7 +77,7 @@ class Observer:
         for op in ops[first - 1:last]:
             seen = (op.value if op.kind is Kind.DATA else op.kind, before)
             known = self.ops.setdefault((op.term, op.index), seen)
-            assert known == seen, f"R5: {op.term}.{op.index} is {known} and, on {replica.name}, {seen}"
+            assert known == seen, f"R5: {op.term}.{op.index} is {known!r:.40} and, on {replica.name}, {seen!r:.40}"
             before = op.term
 
     def truncated(self, replica: Any, after: int) -> None:
