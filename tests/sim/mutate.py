@@ -21,11 +21,14 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
+import kudu_storage
 from sim.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
+# Where what was built is: the checkout itself, or where the package was installed.
+BUILT = Path(kudu_storage.__file__).resolve().parents[1]
 SEEDS = {"core": 120, "stack": 40, "": 0}
-TIMEOUT_S = 900
+TIMEOUT_S = 600
 
 
 class Verdict(NamedTuple):
@@ -56,7 +59,7 @@ def mutated(mutation: Mutation, into: Path) -> None:
         raise BadMutation(f"{mutation.what}: the text to replace is {text.count(mutation.old)} times in {mutation.path}")
     shutil.copytree(ROOT / "consensus", into / "consensus", ignore=shutil.ignore_patterns("__pycache__"))
     if mutation.path.startswith("kudu_storage/"):
-        shutil.copytree(ROOT / "kudu_storage", into / "kudu_storage",
+        shutil.copytree(BUILT / "kudu_storage", into / "kudu_storage",
                         ignore=shutil.ignore_patterns("__pycache__", "*.pyx", "*.proto"))
     (into / mutation.path).write_text(text.replace(mutation.old, mutation.new))
     if mutation.path.endswith(".pyx"):
@@ -67,6 +70,9 @@ def _build(mutation: Mutation, into: Path) -> None:
     """The one module whose source is there."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, into / name)
+    for pattern in ("*.pxd", "*.h"):
+        for source in (ROOT / "kudu_storage").rglob(pattern):
+            shutil.copy(source, into / source.relative_to(ROOT))
     for built in (into / mutation.path).parent.glob(Path(mutation.path).stem + ".*.so"):
         built.unlink()
     done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=into, capture_output=True,
@@ -76,7 +82,7 @@ def _build(mutation: Mutation, into: Path) -> None:
 
 
 def _run(into: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join(map(str, (into, ROOT / "tests", ROOT / "tests/support", ROOT)))
+    path = os.pathsep.join(map(str, (into, ROOT / "tests", ROOT / "tests/support", BUILT)))
     try:
         return subprocess.run([sys.executable, "-B", *arguments], env={**os.environ, "PYTHONPATH": path}, cwd=into,
                               capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -123,7 +129,7 @@ def by_test(mutation: Mutation, into: Path) -> str | None:
     if not done.returncode:
         return None
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    return failed[1].removeprefix("../") if failed else _last_line(done)
+    return re.sub(r"^.*?(?=tests/)", "", failed[1]) if failed else _last_line(done)
 
 
 def by_seed(mutation: Mutation, into: Path, count: int) -> str | None:

@@ -327,7 +327,7 @@ class StackWorld:
     # -- faults --------------------------------------------------------------------------------------------------------
     def _fault(self) -> None:
         random = self.random
-        name = random.choices(_FAULTS, _WEIGHTS)[0]
+        name = random.choices(FAULTS, _WEIGHTS)[0]
         node = self.nodes[self.leader_hint if random.random() < 0.4 else random.choice(list(self.nodes))]
         self.faults[name] += 1
         if self.tell is not None:
@@ -457,4 +457,4 @@ _FAULT_WEIGHTS = {"crash": 4, "crash_between_effects": 4, "crash_all": 1, "isola
                   "break_link": 3, "pause": 4, "clock_jump": 2, "slow_disk": 2, "full_disk": 2, "broken_disk": 1,
                   "transfer": 3, "step_down": 2, "run_election": 2, "config": 4, "network": 2, "snapshot": 2,
                   "fall_behind": 1}
-_FAULTS, _WEIGHTS = list(_FAULT_WEIGHTS), list(_FAULT_WEIGHTS.values())
+FAULTS, _WEIGHTS = list(_FAULT_WEIGHTS), list(_FAULT_WEIGHTS.values())
