@@ -145,7 +145,18 @@ def on_vote_request(s: State, request: VoteRequest) -> None:
     if behind and s.election is None and s.election_at_us is not None:
         # Nobody leads, and this log is the better one: whoever asked cannot win before we do.
         s.election_at_us = min(s.election_at_us, s.now_us + int(s.luck * s.timing.heartbeat_us))
+    if not behind and request.is_pre_election:
+        _yield_to(s, request)
     _answer(s, request, VoteDenial.LAST_OPID_TOO_OLD if behind else None)
+
+
+def _yield_to(s: State, request: VoteRequest) -> None:
+    """Two that ask at the same time would both be encouraged, and then split the votes. Both see the other's question,
+    so that both know which of them goes on: the one with the newer log, or else the greater name."""
+    mine = s.election
+    if mine is not None and mine.mode is Mode.PRE and request.term >= mine.term \
+            and (request.last_received, request.candidate_id) > (s.last_received, s.me):
+        s.become_follower()
 
 
 def _answer(s: State, request: VoteRequest, denial: VoteDenial | None) -> None:

@@ -11,11 +11,14 @@ D3  When something fails that must not, the replica stops: it performs nothing a
     nor acknowledges.
 D4  Proposals that wait together become one batch, as large as one request; its timestamp is taken when it is stepped,
     after all that was promised.
+D5  A message whose timestamps are too far ahead of this clock is refused before the core sees it: whoever sent it is no
+    live leader and gives no vote.
 
 It costs some calls a batch, whatever is in it: no line here runs once an operation.
 """
 from __future__ import annotations
 
+import logging
 from asyncio import AbstractEventLoop, Future, TimerHandle, wait
 from collections import deque
 from collections.abc import Callable
@@ -26,12 +29,14 @@ from consensus.raft.configuration import Config
 from consensus.raft.core import Raft
 from consensus.raft.effects import Effect
 from consensus.raft.inputs import Input, LeaderLost, Propose, SendFailed, SendFailure, Sent, Start, Tick
-from consensus.raft.messages import UpdateRequest, UpdateResponse, VoteRequest
+from consensus.raft.messages import UpdateRequest, UpdateResponse, VoteRequest, VoteResponse
+from consensus.raft.refusals import UpdateError
 from consensus.replica.log_port import REQUEST_BYTES_MAX, Proposed
 from consensus.replica.ports import Clock, Random, Transport
 from consensus.replica.rounds import Call
 from kudu_storage.errors import Collected, KuduStorageError
 
+_log = logging.getLogger(__name__)
 # Operations of one batch: few enough that applying them does not hold up a heartbeat for long.
 BATCH_OPS_MAX: Final = 4096
 
@@ -93,6 +98,7 @@ class Driver:
         self._timer: TimerHandle | None = None
         self._unanswered: dict[str, list[tuple[int, int]]] = {}     # peer -> (seq, when it was sent)
         self._now_us = 0                            # of the last step
+        self._ahead: set[str] = set()               # peers whose clocks are not believed
         self._patience_us = raft.state.timing.election_timeout_us
         self._perform: dict[type, Callable[[Any], Future[Any] | None]] = {
             fx.PersistVote: lambda e: metadata.persist_vote(e.term, e.voted_for),
@@ -139,12 +145,33 @@ class Driver:
         if kind is UpdateResponse:
             self._answered(message.peer_id, message.seq)
         elif kind is UpdateRequest:
-            self._clock.observe(message.time_floor)
+            # Operations of a Kudu leader come without a floor.
+            latest = max(message.time_floor, getattr(message.payload, "last_timestamp", 0))
+            if not self._believes(sender, latest):
+                state = self.raft.state
+                self._transport.reply(call, UpdateResponse(state.me, state.term, error=UpdateError.MALFORMED,
+                                                           seq=message.seq))
+                return
+            if message.term >= self.raft.state.term:
+                self._clock.observe(latest)
             if message.call is not call:
                 message = _with_call(message, call)
         elif kind is VoteRequest and message.call is not call:
             message = _with_call(message, call)
+        elif kind is VoteResponse and not self._believes(sender, message.time_floor):
+            return      # with this vote we would have to lead with a clock that nobody follows
         self.feed(message)
+
+    def _believes(self, sender: str, timestamp: int) -> bool:
+        """Whether a peer's clock can be right; D5. Says once of each peer that it is not."""
+        if self._clock.believes(timestamp):
+            self._ahead.discard(sender)
+            return True
+        if sender not in self._ahead:
+            self._ahead.add(sender)
+            _log.warning("%s: %s is refused: its timestamp %d is further ahead of this machine's clock than clocks may "
+                         "differ; look after the clocks of both", self.raft.state.me, sender, timestamp)
+        return False
 
     def connection(self, peer: str, up: bool) -> None:
         """ports.OnConnection."""

@@ -32,8 +32,11 @@ class Clock(Protocol):
     def timestamp(self) -> int:
         """Hybrid time: greater than any reading before, and than anything passed to `observe`."""
 
+    def believes(self, timestamp: int) -> bool:
+        """Whether somebody else's reading is one that a working clock can have given. Ours stays as it is."""
+
     def observe(self, timestamp: int) -> None:
-        """Somebody else's reading: ours will be greater from now on."""
+        """A reading that is believed, or that this replica's own log has: ours will be greater from now on."""
 
 
 class Random(Protocol):

@@ -77,7 +77,7 @@ class Observer:
         for op in ops[first - 1:last]:
             seen = (op.value if op.kind is Kind.DATA else op.kind, before)
             known = self.ops.setdefault((op.term, op.index), seen)
-            assert known == seen, f"R5: {op.term}.{op.index} is {known} and, on {replica.name}, {seen}"
+            assert known == seen, f"R5: {op.term}.{op.index} is {known!r:.40} and, on {replica.name}, {seen!r:.40}"
             before = op.term
 
     def truncated(self, replica: Any, after: int) -> None:
@@ -143,6 +143,7 @@ class Observer:
         """The cheap relations between an input and what became of the replica."""
         name = replica.name
         kind = type(event)
+        replica.raft.check()
         assert state.term >= term_before, f"R2: {name} goes from {term_before} to {state.term}"
         if kind is UpdateRequest:
             assert isinstance(event, UpdateRequest)
@@ -169,8 +170,10 @@ class Observer:
         replica.raft.check()
         state, disk = replica.raft.state, replica.disk
         ops = disk.ops
-        assert state.terms.last == (OpId(ops[-1].term, len(ops)) if ops else OpId(0, 0)), f"R5: {state.terms.last}"
-        spans = [(op.term, op.index) for i, op in enumerate(ops) if i == 0 or ops[i - 1].term != op.term]
+        terms = [op.term for op in ops]
+        befores = [0, *terms[:-1]]
+        assert state.terms.last == (OpId(terms[-1], len(ops)) if ops else OpId(0, 0)), f"R5: {state.terms.last}"
+        spans = [(term, i) for i, (before, term) in enumerate(zip(befores, terms, strict=False), 1) if before != term]
         assert state.terms.spans() == spans, f"R5: {state.terms.spans()} instead of {spans}"
         committed = state.commit_index
         assert replica.rounds == {op.index: op.term for op in ops[committed:]}, (
@@ -181,9 +184,8 @@ class Observer:
         behind = [c.opid_index for c in carried if c.opid_index <= committed]
         assert disk.config.opid_index >= max(behind, default=-1), f"R9: committed {behind}, persisted {disk.config}"
         assert (disk.term, disk.voted_for) == (state.term, state.voted_for), f"R3: {replica.name} has a vote in memory"
-        before = 0
-        for op in ops:
-            assert self.ops[op.term, op.index][1] == before, f"R5: {op}"
-            before = op.term
-        for op in ops[:min(committed, len(self.committed_terms) - 1)]:
-            assert self.committed_terms[op.index] == op.term, f"R7: {op}"
+        known = self.ops
+        recorded = [known[pair][1] for pair in zip(terms, range(1, len(ops) + 1), strict=True)]
+        assert recorded == befores[:len(ops)], f"R5: {replica.name} has {terms}, others' predecessors are {recorded}"
+        count = min(committed, len(self.committed_terms) - 1)
+        assert terms[:count] == self.committed_terms[1:count + 1], f"R7: {replica.name} has {terms[:count]}"

@@ -1,114 +1,111 @@
-"""Runs seeds: `python -m sim.run --seeds 0:100`, `--seed 7 --trace`, or `--soak` until stopped; `--stack` for the
-whole replica. Needs tests/ and tests/support/ on the path."""
+"""Runs seeds of the simulators. Needs tests/ and tests/support/ on the path.
+
+    python -m sim.run --seeds 0:5000            on all processors; --stack: the whole replica
+    python -m sim.run --soak                    from a seed that nobody has seen yet, until stopped
+    python -m sim.run --seed 7 --trace          one of them, told line by line
+    python -m sim.run --seed 7 --shrink         what of it is needed for the violation, told line by line
+    python -m sim.run --single-faults 50        elections that one fault in a group at rest takes
+"""
 from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from random import SystemRandom
+from typing import Any
 
+from sim.fleet import Job, run_seeds, worker_count
+from sim.shrink import Shrinker, transcript
+from sim.single_faults import table
 from sim.stack import StackWorld
-from sim.world import Violation, World
+from sim.tally import Tally
+from sim.world import World
 
-
-@dataclass
-class Tally:
-    """What was run, and what came of it."""
-
-    seeds: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    stuck: int = 0
-    calls: int = 0
-    answered: int = 0
-    elections: int = 0
-    leader_after_us: list[int] = field(default_factory=list)
-    elections_after: Counter[int] = field(default_factory=Counter)
-    level_after_us: list[int] = field(default_factory=list)
-    faults: Counter[str] = field(default_factory=Counter)
-
-    def run(self, seed: int, steps: int) -> None:
-        began = time.process_time()
-        world = World(seed)
-        world.run(steps)
-        self._count(world, began)
-
-    def run_stack(self, seed: int, seconds: float) -> None:
-        """The whole replica, for so many seconds of faults."""
-        began = time.process_time()
-        world = StackWorld(seed)
-        world.run(seconds)
-        self._count(world, began)
-
-    def _count(self, world: World | StackWorld, began: float) -> None:
-        self.seconds += time.process_time() - began
-        self.seeds += 1
-        self.steps += world.steps
-        self.stuck += world.stuck
-        self.calls += len(world.history.calls)
-        self.answered += sum(c.result >= 0 for c in world.history.calls)
-        self.elections += world.elections
-        self.faults.update(world.faults)
-        self.leader_after_us.append(world.leader_after_us)
-        self.level_after_us.append(world.level_after_us)
-        self.elections_after[world.elections_after] += 1
-
-    def __str__(self) -> str:
-        leader, level = sorted(self.leader_after_us), sorted(self.level_after_us)
-        faults = ", ".join(f"{name} {count}" for name, count in self.faults.most_common())
-        return (f"{self.seeds} seeds, {self.steps} steps, {self.seconds / max(self.steps, 1) * 1e6:.0f} us a step; "
-                f"{self.calls} calls, {self.answered} answered; {self.elections} elections\n"
-                f"after the last fault: a leader in {leader[len(leader) // 2] // 1000} ms (median), "
-                f"{leader[-1] // 1000} ms (worst), level in {level[-1] // 1000} ms (worst), "
-                f"elections {dict(self.elections_after)}\n"
-                f"{self.stuck} stuck by the removal of the one with the newest log\n"
-                f"{self.faults.total()} faults: {faults}")
+TOLD_EVERY_S = 60.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0:50", help="first:end")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--trace", action="store_true")
-    parser.add_argument("--soak", action="store_true", help="from the first seed on, until stopped")
-    parser.add_argument("--first", action="store_true", help="stop at the first violation")
     parser.add_argument("--stack", action="store_true", help="the whole replica: driver, log and files")
     parser.add_argument("--seconds", type=float, default=5.0, help="of faults, in the time of --stack")
+    parser.add_argument("--trace", action="store_true")
+    parser.add_argument("--shrink", action="store_true")
+    parser.add_argument("--soak", nargs="?", type=int, const=-1, metavar="FIRST", help="until stopped")
+    parser.add_argument("--workers", type=int, default=worker_count())
+    parser.add_argument("--first", action="store_true", help="stop at the first violation")
+    parser.add_argument("--single-faults", type=int, metavar="SEEDS")
     arguments = parser.parse_args()
+    if arguments.single_faults:
+        print("\n".join(table(arguments.single_faults, arguments.workers)))
+        return 0
+    if arguments.seed is not None:
+        return _shrink(arguments) if arguments.shrink else _one(arguments)
+    job = Job(arguments.stack, arguments.steps, arguments.seconds)
+    first, end = (int(n) for n in arguments.seeds.split(":"))
+    if arguments.soak is None:
+        return _many(job, first, end, arguments)
+    first = arguments.soak if arguments.soak >= 0 else SystemRandom().randrange(10**6, 10**12)
+    print(f"seeds from {first} on", flush=True)
+    return _many(job, first, None, arguments)
+
+
+def _one(arguments: argparse.Namespace) -> int:
+    tell = _told if arguments.trace else None
     if arguments.stack:
         logging.disable(logging.CRITICAL)       # replicas whose disks fail say so
-    if arguments.seed is not None:
-        if arguments.stack:
-            StackWorld(arguments.seed, trace=arguments.trace).run(arguments.seconds)
-        else:
-            World(arguments.seed, trace=arguments.trace).run(arguments.steps)
+        StackWorld(arguments.seed, tell=tell).run(arguments.seconds)
+    else:
+        World(arguments.seed, tell=tell).run(arguments.steps)
+    return 0
+
+
+def _told(line: str) -> None:
+    print(line)
+
+
+def _shrink(arguments: argparse.Namespace) -> int:
+    if arguments.stack:
+        raise SystemExit("only seeds of the core's simulator are shrunk; --trace tells one of the stack")
+    shrinker = Shrinker(arguments.seed, arguments.steps)
+    shrunk = shrinker.shrink()
+    if shrunk is None:
+        print(f"seed {arguments.seed} violates nothing")
         return 0
-    first, end = (int(n) for n in arguments.seeds.split(":"))
-    tally = Tally()
-    seed, failed = first, 0
+    print("\n".join(transcript(arguments.seed, shrunk)))
+    print(f"{shrunk.faults} faults and {shrunk.calls} calls of clients are left, {shrunk.steps} steps "
+          f"({shrunk.runs} runs)")
+    return 1
+
+
+def _many(job: Job, first: int, end: int | None, arguments: argparse.Namespace) -> int:
+    tally, told = Tally(), time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
+    parts = run_seeds(job, first, end, arguments.workers)
     try:
-        while arguments.soak or seed < end:
-            try:
-                if arguments.stack:
-                    tally.run_stack(seed, arguments.seconds)
-                else:
-                    tally.run(seed, arguments.steps)
-            except Violation as violation:
-                failed += 1
-                print(violation, flush=True)
-                if arguments.first:
-                    return 1
-            seed += 1
-            if arguments.soak and seed % 500 == 0:
+        for part in parts:
+            tally.add(part)
+            for said in part.violations:
+                print(said, flush=True)
+            if arguments.first and tally.violations:
+                break
+            if end is None and time.monotonic() - told > TOLD_EVERY_S:
                 print(tally, flush=True)
+                told = time.monotonic()
     except KeyboardInterrupt:
         pass
-    if tally.seeds:
-        print(tally)
-    return 1 if failed else 0
+    finally:
+        parts.close()  # type: ignore[attr-defined]  # a generator
+    print(tally)
+    return 1 if tally.violations else 0
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
@@ -64,6 +65,8 @@ class StackNetwork(MemoryNetwork):
 
     async def copy(self, sender: str, to: str, data: bytes) -> None:
         await asyncio.sleep(self._world.delay_us / 1e6)
+        while (node := self._world.nodes[to]).asleep:
+            await asyncio.sleep((node.paused_until_us - self._world.now_us) / 1e6)
         if self._world.random.random() < self._world.loss:
             raise ConnectionLost("lost", maybe_sent=True)
         self._world.faults["snapshot sent"] += 1
@@ -94,9 +97,9 @@ class StackNetwork(MemoryNetwork):
 class StackWorld:
     """The group, its clients and its faults."""
 
-    def __init__(self, seed: int, trace: bool = False) -> None:
+    def __init__(self, seed: int, tell: Callable[[str], None] | None = None) -> None:
         self.seed = seed
-        self.trace = trace
+        self.tell = tell
         self.random = random = Random(seed)
         self.loop = StackLoop(random)
         self.root = tempfile.mkdtemp(prefix="stack-", dir=scratch_root())
@@ -115,7 +118,7 @@ class StackWorld:
         self.spread = random.choice((1.1, 3.0, 10.0))
         self.committed_ops: dict[int, Op] = {}
         self.snapshot_every = random.choice(("1GiB", "4KiB", "16KiB"))
-        self.sizes = random.choice(((0, 10, 300), (0, 1000, 5000)))
+        self.sizes = random.choice(((0, 10, 300), (0, 1000, 5000), (1000, 5000, 12000)))
         self.leader_hint = "a"
         self.calm = False
         self.stuck = False
@@ -220,13 +223,18 @@ class StackWorld:
             node.slow = 1
             node.disk.fail("write", 0, 0)
             node.disk.fail("sync", 0, 0)
+            node.effects_until_crash = None
+            if node.asleep:
+                node.wake()
+            if node.failed or node.dying:
+                self.crash(node)        # somebody came
             if node.replica is None:
                 node.boot()
         began_us, elections = self.now_us, self.elections
         while not self._level():
             self.check()
-            if not self.leader_after_us and self._leader() is not None:
-                self.leader_after_us = self.now_us - began_us
+            if not self.leader_after_us:
+                self._look_for_leader(began_us)
             late = self.now_us - began_us > CALM_S * 1e6
             if late and self._stuck_by_removal():
                 self.stuck = True
@@ -235,6 +243,14 @@ class StackWorld:
             await asyncio.sleep(0.02)
         self.level_after_us = self.now_us - began_us
         self.elections_after = self.elections - elections
+
+    def _look_for_leader(self, began_us: int) -> None:
+        passed_us = self.now_us - began_us
+        if self._leader() is not None:
+            self.leader_after_us = passed_us
+        else:
+            assert passed_us <= 3 * TIMING.election_timeout_us or self._stuck_by_removal(), (
+                f"liveness: no leader {passed_us} us after the last fault: {self._states()}")
 
     def _leader(self) -> StackReplica | None:
         running = [n.replica for n in self.nodes.values() if n.replica is not None and n.replica.is_leader]
@@ -260,7 +276,10 @@ class StackWorld:
 
     def _stuck_by_removal(self) -> bool:
         """The known hole (docs/raft.md), as in world.py."""
-        states = [n.replica._raft.state for n in self.nodes.values() if n.replica is not None]
+        states = [n.replica._raft.state for n in self.nodes.values() if n.replica is not None and
+                  hasattr(n.replica, "_raft")]
+        if not states:
+            return False
         newest = max(states, key=lambda s: s.terms.last)
         others = [s.terms.last for s in states if s.is_voter()]
         asked = any(newest.me in s.configs.active.voters for s in states)
@@ -273,7 +292,7 @@ class StackWorld:
             await asyncio.sleep(random.randint(1, 40) / 1000)
             name = self.leader_hint if random.random() < 0.9 else random.choice(list(self.nodes))
             replica = self.nodes[name].replica
-            if replica is None or replica._state != "running":
+            if replica is None or replica._state != "running" or self.nodes[name].asleep:
                 continue
             if random.random() < 0.3:
                 await self._read(replica)
@@ -308,11 +327,11 @@ class StackWorld:
     # -- faults --------------------------------------------------------------------------------------------------------
     def _fault(self) -> None:
         random = self.random
-        name = random.choices(_FAULTS, _WEIGHTS)[0]
+        name = random.choices(FAULTS, _WEIGHTS)[0]
         node = self.nodes[self.leader_hint if random.random() < 0.4 else random.choice(list(self.nodes))]
         self.faults[name] += 1
-        if self.trace:
-            print(f"{self.now_us:>9} FAULT {name} {node.name}")
+        if self.tell is not None:
+            self.tell(f"{self.now_us / 1e6:9.6f}  ** {name.replace('_', ' ')} ({node.name})")
         getattr(self, f"_fault_{name}")(node)
 
     def crash_if(self, node: Node, life: int) -> None:
@@ -338,6 +357,38 @@ class StackWorld:
     def _fault_crash_all(self, _: Node) -> None:
         for node in self.nodes.values():
             self.crash(node)
+
+    def _fault_crash_between_effects(self, node: Node) -> None:
+        node.effects_until_crash = self.random.randint(0, 20)
+
+    def _fault_pause(self, node: Node) -> None:
+        """SIGSTOP: neither its loop nor its threads run; what arrives waits."""
+        if node.replica is not None:
+            node.sleep(self.random.randint(20, 900) / 1000)
+
+    def _fault_split(self, _: Node) -> None:
+        names = list(self.nodes)
+        self.random.shuffle(names)
+        cut = self.random.randint(1, len(names) - 1)
+        self.network.block([p for a in names[:cut] for b in names[cut:] for p in ((a, b), (b, a))],
+                           self.random.randint(50, 1500) / 1000)
+
+    def _fault_break_link(self, node: Node) -> None:
+        other = self.random.choice(list(self.nodes))
+        self.network.block([(node.name, other)] + ([(other, node.name)] if self.random.random() < 0.5 else []),
+                           self.random.randint(50, 1500) / 1000)
+
+    def _fault_snapshot(self, node: Node) -> None:
+        self._feed(node.name, lambda r: r.snapshot())
+
+    def _fault_fall_behind(self, node: Node) -> None:
+        """Cut off for so long that the others let go of what it lacks: it will need their snapshot."""
+        seconds = self.random.randint(800, 2000) / 1000
+        self.network.block([p for o in self.nodes for p in ((node.name, o), (o, node.name))], seconds)
+        for other in self.nodes:
+            if other != node.name:
+                for part in (0.5, 0.9):
+                    self.loop.call_later(part * seconds, self._feed, other, lambda r: r.snapshot())
 
     def _fault_isolate(self, node: Node) -> None:
         pairs = [p for o in self.nodes for p in ((node.name, o), (o, node.name))]
@@ -402,7 +453,8 @@ class StackWorld:
         self.delay_us = self.random.choice((1, 5, 20, 60)) * MS
 
 
-_FAULT_WEIGHTS = {"crash": 6, "crash_all": 1, "isolate": 3, "deafen": 2, "clock_jump": 2, "slow_disk": 2,
-                  "full_disk": 2, "broken_disk": 1, "transfer": 3, "step_down": 2, "run_election": 2, "config": 4,
-                  "network": 2}
-_FAULTS, _WEIGHTS = list(_FAULT_WEIGHTS), list(_FAULT_WEIGHTS.values())
+_FAULT_WEIGHTS = {"crash": 4, "crash_between_effects": 4, "crash_all": 1, "isolate": 2, "deafen": 2, "split": 2,
+                  "break_link": 3, "pause": 4, "clock_jump": 2, "slow_disk": 2, "full_disk": 2, "broken_disk": 1,
+                  "transfer": 3, "step_down": 2, "run_election": 2, "config": 4, "network": 2, "snapshot": 2,
+                  "fall_behind": 1}
+FAULTS, _WEIGHTS = list(_FAULT_WEIGHTS), list(_FAULT_WEIGHTS.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -22,11 +23,14 @@ from consensus.raft.configuration import Config
 from consensus.raft.effects import Role
 from consensus.raft.messages import Kind, UpdateResponse, VoteRequest, VoteResponse
 from consensus.raft.timing import MS, Timing
+from consensus.replica.log_port import Proposed
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
+from kudu_storage._native.operations import operations
 from kudu_storage.common.opid import OpId
-from kudu_storage.errors import CorruptionError, KuduStorageError, NoSpace, ReplicaClosed
+from kudu_storage.errors import CorruptionError, InvalidArgument, KuduStorageError, NoSpace, ReplicaClosed, ReplicaFailed
 from sim.disk import ModelDisk, Op, log_of
+from sim.telling import became, received
 
 if TYPE_CHECKING:
     from sim.stack import StackWorld
@@ -94,6 +98,9 @@ class NodeClock:
         self._last = max(self._last + 1, self._node.world.now_us + self._node.wall_offset_us)
         return self._last
 
+    def believes(self, timestamp: int) -> bool:
+        return timestamp <= self._node.world.now_us + CLOCK_ERROR_US
+
     def observe(self, timestamp: int) -> None:
         self._last = max(self._last, timestamp)
 
@@ -156,18 +163,33 @@ class ListenedCore:
         world, watched = self._node.world, self._node.watched
         world.steps += 1
         self.current = event
-        if world.trace:
-            print(f"{world.now_us:>9} {self._node.name} <- {event}")
+        if self._node.failed:
+            world.violated(f"D3: {self._node.name} failed, and takes {event}")
+        if world.tell is not None:
+            world.tell(received(world.now_us, self._node.name, event))
         term, state = self._raft.state.term, self._raft.state
         effects = self._raft.step(event, *rest)
-        if world.trace:
+        if world.tell is not None:
             for effect in effects:
-                print(f"{'':>9} {self._node.name} -> {effect}")
+                world.tell(became(self._node.name, effect))
         world.guard(world.observer.stepped, watched, event, term, state)
         return effects
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raft, name)
+
+
+def _given(effect: fx.Append, first: int, last: int) -> list[Op]:
+    """Operations as they were given to the log."""
+    run, payload = effect.runs[0], effect.payload
+    if payload is None:
+        return [Op(run.term, run.first, run.kind, effect.timestamp, None, run.config)]
+    if isinstance(payload, Proposed):
+        return [Op(run.term, i, run.kind, payload.timestamp, payload.payloads[i - run.first], None)
+                for i in range(first, last + 1)]
+    configs = {run.first: run.config for run in effect.runs if run.config is not None}
+    found = [o for part in payload for o in operations(part, first, last)]  # type: ignore[attr-defined]
+    return [Op(o.term, o.index, Kind(o.kind), o.timestamp, o.payload, configs.get(o.index)) for o in found]
 
 
 class Node:
@@ -189,19 +211,24 @@ class Node:
         self.pending_votes: list[tuple[int, str | None]] = []
         self.pending_configs: list[Config] = []
         self.dying = False
+        self.failed = False
+        self.effects_until_crash: int | None = None
+        self.paused_until_us = 0
+        self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self.listening = False      # its files were open once
         self._syncing = False
 
     # -- life ----------------------------------------------------------------------------------------------------------
     def boot(self) -> None:
         self.life += 1
-        self.dying = False
+        self.dying = self.failed = False
+        self.effects_until_crash = None
         self._syncing = False
         self.disk = RecordingDisk()
         peers = {n: "" for n in self.world.nodes} | {self.name: ""}
         replica = StackReplica(self.folder, me=self.name, peers=peers, sm=StackCounter(), timing=TIMING, disk=self.disk,
-                               transport=self.world.network.transport(self.name), segment_size="16KiB",
-                               cache_size="16KiB", snapshot_every=self.world.snapshot_every,
+                               transport=self.world.network.transport(self.name),
+                               segment_size="16KiB", cache_size="16KiB", snapshot_every=self.world.snapshot_every,
                                clock=NodeClock(self), random=NodeLuck(self.world.random))
         replica._first = self.first
         replica.node = self
@@ -211,7 +238,7 @@ class Node:
     async def _start(self, replica: StackReplica, life: int) -> None:
         try:
             await replica.start()
-        except CorruptionError as error:
+        except (CorruptionError, InvalidArgument) as error:
             self.world.violated(f"{self.name} cannot read its own files: {error}")
         except KuduStorageError:
             if life == self.life:
@@ -232,6 +259,9 @@ class Node:
             fx.Reply: self._reply, fx.RoleChanged: self._role}
         for kind, action in actions.items():
             perform[kind] = self._hooked(perform[kind], action, core)
+        for kind, performed in perform.items():
+            perform[kind] = self._counted(performed)
+        self._make_it_sleep(replica)
         wait_for = replica._port._wait_for
 
         def waiting(pending: Any) -> None:
@@ -251,18 +281,86 @@ class Node:
         replica._applier._on_failed = failed
         world.guard(world.observer.restarted, self.watched)
 
-    def _hooked(self, perform: Any, action: Any, core: Any) -> Any:
-        def both(effect: Any) -> Any:
+    @staticmethod
+    def _hooked(perform: Any, action: Any, core: Any) -> Any:
+        return lambda effect: action(effect, perform, core)
+
+    def _counted(self, perform: Any) -> Any:
+        """A dying process performs nothing; one may die between any two effects; one that failed must not (D3)."""
+        def counted(effect: Any) -> Any:
             if self.dying:
                 return None
-            return action(effect, perform, core)
-        return both
+            if self.failed:
+                self.world.violated(f"D3: {self.name} failed, and performs {effect}")
+            if self.effects_until_crash is not None:
+                self.effects_until_crash -= 1
+                if self.effects_until_crash < 0:
+                    self.dying = True
+                    self.world.loop.call_soon(self.world.crash_if, self, self.life)
+                    return None
+            return perform(effect)
+        return counted
+
+    # -- sleep ---------------------------------------------------------------------------------------------------------
+    @property
+    def asleep(self) -> bool:
+        return self.paused_until_us > self.world.now_us
+
+    def sleep(self, seconds: float) -> None:
+        self.paused_until_us = max(self.paused_until_us, self.world.now_us + int(seconds * 1e6))
+        self.world.loop.call_later(seconds, self._woken, self.life)
+
+    def _woken(self, life: int) -> None:
+        if life == self.life and not self.asleep:
+            self.wake()
+
+    def wake(self) -> None:
+        self.paused_until_us = 0
+        deferred, self._deferred = self._deferred, []
+        for call, arguments in deferred:
+            call(*arguments)
+        if self.replica is not None and hasattr(self.replica, "_driver"):
+            self.replica._driver._run()
+
+    def _when_awake(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def patient(*arguments: Any) -> None:
+            if self.asleep:
+                self._deferred.append((call, arguments))
+            else:
+                call(*arguments)
+        return patient
+
+    def _make_it_sleep(self, replica: StackReplica) -> None:
+        """What comes waits in the driver's queue, and what was under way goes on when the process does."""
+        driver, applier = replica._driver, replica._applier
+        run = driver._run
+        driver._run = lambda: None if self.asleep else run()  # type: ignore[method-assign]
+        driver._go_on = self._when_awake(driver._go_on)  # type: ignore[method-assign]
+        applier._turn = self._when_awake(applier._turn)  # type: ignore[method-assign]
 
     def replica_failed(self, replica: StackReplica, error: BaseException) -> None:
         if replica is self.replica and not self.dying:
             if not isinstance(error, (OSError, KuduStorageError)) or "injected" not in self.world.reasons:
                 self.world.violated(f"{self.name} failed: {error!r}", error)
-            self.world.loop.call_later(0.01, self.world.crash_if, self, self.life)
+            self.failed = True
+            self.world.faults["replica failed"] += 1
+            status = replica.status()
+            if not status.failure or status.state != "failed" or replica.is_leader:
+                self.world.violated(f"D3: {self.name} failed, and says {status}")
+            for make in (lambda: replica.propose(b"x"), replica.read_barrier):
+                self.world.loop.create_task(self._is_refused(make))
+            # It stays so until somebody comes.
+            self.world.loop.call_later(self.world.random.choice((0.01, 0.1, 0.5)), self.world.crash_if, self, self.life)
+
+    async def _is_refused(self, make: Callable[[], Any]) -> None:
+        try:
+            await make()
+        except (ReplicaFailed, ReplicaClosed):
+            return
+        except KuduStorageError as error:
+            self.world.violated(f"D3: {self.name} failed, and refuses with {error!r}", error)
+        else:
+            self.world.violated(f"D3: {self.name} failed, and does what it is asked")
 
     # -- what the model hears ------------------------------------------------------------------------------------------
     def _vote(self, effect: Any, perform: Any, _: Any) -> Any:
@@ -300,9 +398,8 @@ class Node:
         configs = {run.first: run.config for run in effect.runs if run.config is not None}
         while first <= last:
             found = self.replica._port.applicable(first, last)
-            if found is None:           # thrown away for want of space, which is not reported yet
-                ops = [Op(r.term, i, r.kind, 0, None, r.config) for r in effect.runs
-                       for i in range(r.first, r.last + 1)]
+            if found is None:           # too large for the cache, or thrown away for want of space
+                ops += _given(effect, first, last)
                 break
             ops += [Op(o.term, o.index, Kind(o.kind), o.timestamp, o.payload, configs.get(o.index))
                     for o in found.operations]
@@ -311,8 +408,7 @@ class Node:
         if [(op.term, op.index) for op in ops] != terms:
             self.world.violated(f"{self.name} appended {terms}, the log has {ops}")
         self.model.append(effect.batch, effect.runs, ops, effect.timestamp)
-        if ops[0].value is not None or ops[0].kind is not Kind.DATA:
-            self.world.guard(self.world.observer.appended, self.watched, effect.runs[0].first, effect.runs[-1].last)
+        self.world.guard(self.world.observer.appended, self.watched, effect.runs[0].first, effect.runs[-1].last)
         return None
 
     def _truncate(self, effect: Any, perform: Any, _: Any) -> None:
@@ -356,6 +452,9 @@ class Node:
 
     def _work(self, replica: StackReplica, life: int) -> None:
         if life != self.life or self.dying or replica._port._fd < 0:
+            return
+        if self.asleep:
+            self._when_awake(self._work)(replica, life)
             return
         self._syncing = False
         port = replica._port
@@ -422,6 +521,8 @@ class Node:
         """The process is gone, perhaps in the middle of a write; what its disk keeps is decided now."""
         replica, self.replica = self.replica, None
         self.life += 1
+        self.paused_until_us = 0
+        self._deferred.clear()
         self.dying = True
         random = self.world.random
         calls = self.disk.calls()

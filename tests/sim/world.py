@@ -5,6 +5,8 @@ Time is a heap of events; nothing happens between two of them. One event is one 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
 from typing import Any
@@ -32,6 +34,7 @@ from sim.disk import ModelDisk
 from sim.history import History
 from sim.observer import Observer
 from sim.replica import Crashed, Replica
+from sim.telling import received
 
 TIMING = Timing(heartbeat_us=100 * MS, election_timeout_us=300 * MS, backoff_us_max=900 * MS, late_us=50 * MS,
                 leader_lost_spread_us=20 * MS, commit_delay_us=2 * MS, requests_in_flight_max=3,
@@ -44,6 +47,23 @@ CLIENT_WAIT_US = 2_000 * MS
 
 class Violation(Exception):
     """A relation does not hold. The text says which, when, and how to see it again."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a seed's run is left out: how a violation is shrunk to what causes it (shrink.py).
+
+    Faults and clients' calls are numbered. Each fault has luck of its own, so that one fewer does not change the
+    others.
+    """
+
+    without_faults: frozenset[int] = frozenset()
+    without_calls: frozenset[int] = frozenset()
+    steady_network: bool = False        # nothing is lost, doubled or reordered by itself
+    no_faults: bool = False             # but those that somebody injects
+
+
+EVERYTHING = Plan()
 
 
 class Node:
@@ -65,13 +85,21 @@ class Node:
 
 
 class World:
-    def __init__(self, seed: int, voter_count: int | None = None, trace: bool = False) -> None:
+    def __init__(self, seed: int, voter_count: int | None = None, tell: Callable[[str], None] | None = None,
+                 plan: Plan = EVERYTHING) -> None:
         self.seed = seed
-        self.random = random = Random(seed)
-        self.trace = trace
+        self.plan = plan
+        # Streams of their own, so that what is left out of a plan changes as little else as possible.
+        random = Random(seed)
+        self.random = Random(random.random())       # replicas and disks
+        self._network_luck = Random(random.random())
+        self._client_luck = Random(random.random())
+        self._fault_luck = Random(random.random())
+        self.tell = tell
         self.now_us = 1_000_000
         self.steps = 0
         self.faults: Counter[str] = Counter()
+        self.fault_count = self.call_count = 0      # those left out, too
         self._heap: list[tuple[int, int, int, Any, Any, Any]] = []
         self._order = 0
         count = voter_count or random.choice((1, 3, 3, 3, 5, 5, 7))
@@ -84,10 +112,16 @@ class World:
         self.duplication = random.choice((0.0, 0.02, 0.1))
         self.delay_us = random.choice((1, 5, 20)) * MS
         self.spread = random.choice((1.1, 3.0, 10.0))
+        if plan.steady_network:
+            self.loss = self.duplication = 0.0
+            self.spread = 1.0
         self.blocked: set[tuple[str, str]] = set()
+        self._luck_of_fault = Random(seed)
+        self._names = list(self.nodes)
         self.leader_hint = NAMES[0]
         self.leader_since_us = 0
         self.elections = 0
+        self.terms_stood_in: set[int] = set()
         self.calm = False
         self.stuck = False
         self.leader_after_us = self.level_after_us = self.elections_after = 0
@@ -97,7 +131,8 @@ class World:
         for _ in range(random.choice((1, 2, 4))):
             self._at(self.now_us + 50 * MS, _CLIENT)
         self._fault_pause_us = random.choice((50, 150, 400)) * MS
-        self._at(self.now_us + 400 * MS, _FAULT)
+        if not plan.no_faults:
+            self._at(self.now_us + 400 * MS, _FAULT)
 
     # -- running -------------------------------------------------------------------------------------------------------
     def run(self, steps: int) -> None:
@@ -109,7 +144,8 @@ class World:
             self.history.check()
         except AssertionError as error:
             raise Violation(f"{error}\n  at step {self.steps} of seed {self.seed}\n"
-                            f"  again: python -m sim.run --seed {self.seed} --steps {steps} --trace") from error
+                            f"  again: python -m sim.run --seed {self.seed} --steps {steps} --trace (or --shrink)"
+                            ) from error
 
     def _advance(self, steps: int) -> None:
         heap, until = self._heap, self.steps + steps
@@ -214,7 +250,6 @@ class World:
             if not self.calm:
                 self._fault()
                 self.check()
-                self._at(self.now_us + self.random.randint(1, 2 * self._fault_pause_us), _FAULT)
         elif kind == _RESUME:
             if a.life == b and a.paused_until_us <= self.now_us:
                 backlog, a.backlog = a.backlog, []
@@ -232,8 +267,8 @@ class World:
         if node.paused_until_us > self.now_us:
             node.backlog.append(event)
             return
-        if self.trace:
-            print(f"{self.now_us:>9} {node.name} <- {event}")
+        if self.tell is not None:
+            self.tell(received(self.now_us, node.name, event))
         try:
             replica.step(event)
         except Crashed:
@@ -249,15 +284,13 @@ class World:
         return self.nodes[name].disk
 
     def send(self, sender: str, to: Any, message: Any) -> None:
-        if self.trace:
-            print(f"{self.now_us:>9} {sender} -> {to}: {message}")
         kind = type(message)
         if kind is UpdateRequest or kind is VoteRequest:
             object.__setattr__(message, "call", sender)
             if kind is VoteRequest:
                 replica = self.nodes[sender].replica
                 assert replica is None or replica.raft.state.leadership is None, f"R11: leader {sender} asks for votes"
-        random = self.random
+        random = self._network_luck
         if (sender, to) in self.blocked or random.random() < self.loss:
             if kind is UpdateRequest and random.random() < 0.3:
                 self._at(self.now_us + 50 * MS, _MESSAGE, sender, SendFailed(to, message.seq))
@@ -296,20 +329,23 @@ class World:
             self.leader_hint = replica.name
         elif effect.role is Role.CANDIDATE:
             self.elections += 1
+            self.terms_stood_in.add(effect.term)
 
     # -- clients -------------------------------------------------------------------------------------------------------
     def _client(self) -> None:
-        random = self.random
+        random = self._client_luck
+        number, self.call_count = self.call_count, self.call_count + 1
         self._at(self.now_us + random.randint(1, 40 * MS), _CLIENT)
-        name = self.leader_hint if random.random() < 0.9 else random.choice(list(self.nodes))
+        name = self.leader_hint if random.random() < 0.9 else random.choice(self._names)
+        reads, count = random.random() < 0.3, random.choice((1, 1, 2, 6))
         node = self.nodes[name]
-        if node.replica is None or node.paused_until_us > self.now_us:
+        if node.replica is None or node.paused_until_us > self.now_us or number in self.plan.without_calls:
             return
-        if random.random() < 0.3:
+        if reads:
             self._step(node, ReadBarrier(self.history.invoke(False, self.now_us)))
             return
         # Only one waiter a proposal: each operation of a batch is a call of its own.
-        ids = [self.history.invoke(True, self.now_us) for _ in range(random.choice((1, 1, 2, 6)))]
+        ids = [self.history.invoke(True, self.now_us) for _ in range(count)]
         stamps = [self.timestamp(name) for _ in ids]
         before = node.replica.raft.state.terms.last_index
         self._step(node, Propose(len(ids), len(ids), stamps[0], stamps[-1], (stamps, ids), None))
@@ -319,12 +355,18 @@ class World:
 
     # -- faults --------------------------------------------------------------------------------------------------------
     def _fault(self) -> None:
-        random = self.random
-        name = random.choices(_FAULTS, _WEIGHTS)[0]
-        node = self.nodes[self.leader_hint if random.random() < 0.4 else random.choice(list(self.nodes))]
+        number, self.fault_count = self.fault_count, self.fault_count + 1
+        self._luck_of_fault = random = Random(self._fault_luck.getrandbits(64))
+        self._at(self.now_us + random.randint(1, 2 * self._fault_pause_us), _FAULT)
+        name = random.choices(FAULTS, _WEIGHTS)[0]
+        at_leader, node = random.random() < 0.4, self.nodes[random.choice(self._names)]
+        if number not in self.plan.without_faults:
+            self.inject(name, self.nodes[self.leader_hint] if at_leader else node)
+
+    def inject(self, name: str, node: Node) -> None:
         self.faults[name] += 1
-        if self.trace:
-            print(f"{self.now_us:>9} FAULT {name} {node.name}")
+        if self.tell is not None:
+            self.tell(f"{self.now_us / 1e6:9.6f}  ** {name.replace('_', ' ')} ({node.name})")
         getattr(self, f"_fault_{name}")(node)
 
     def _start(self, node: Node) -> None:
@@ -359,7 +401,7 @@ class World:
 
     def _fault_crash_between_effects(self, node: Node) -> None:
         if node.replica is not None:
-            node.replica.effects_until_crash = self.random.randint(0, 20)
+            node.replica.effects_until_crash = self._luck_of_fault.randint(0, 20)
 
     def _fault_crash_all(self, _: Node) -> None:
         for node in self.nodes.values():
@@ -374,16 +416,16 @@ class World:
 
     def _fault_split(self, _: Node) -> None:
         names = list(self.nodes)
-        self.random.shuffle(names)
-        cut = self.random.randint(1, len(names) - 1) if len(names) > 1 else 0
+        self._luck_of_fault.shuffle(names)
+        cut = self._luck_of_fault.randint(1, len(names) - 1) if len(names) > 1 else 0
         self._block([p for a in names[:cut] for b in names[cut:] for p in ((a, b), (b, a))])
 
     def _fault_break_link(self, node: Node) -> None:
-        other = self.random.choice(list(self.nodes))
-        self._block([(node.name, other)] + ([(other, node.name)] if self.random.random() < 0.5 else []))
+        other = self._luck_of_fault.choice(list(self.nodes))
+        self._block([(node.name, other)] + ([(other, node.name)] if self._luck_of_fault.random() < 0.5 else []))
 
     def _block(self, pairs: list[tuple[str, str]]) -> None:
-        until_us = self.now_us + self.random.randint(50, 1500) * MS
+        until_us = self.now_us + self._luck_of_fault.randint(50, 1500) * MS
         for pair in pairs:
             if pair not in self.blocked:
                 self.blocked.add(pair)
@@ -392,11 +434,11 @@ class World:
     def _fault_pause(self, node: Node) -> None:
         """SIGSTOP: the process sleeps, its timers with it; what arrives waits."""
         if node.replica is not None:
-            node.paused_until_us = self.now_us + self.random.randint(20, 900) * MS
+            node.paused_until_us = self.now_us + self._luck_of_fault.randint(20, 900) * MS
             self._at(node.paused_until_us, _RESUME, node, node.life)
 
     def _fault_clock_jump(self, node: Node) -> None:
-        node.wall_offset_us = self.random.randint(-CLOCK_ERROR_US // 2, CLOCK_ERROR_US // 2)
+        node.wall_offset_us = self._luck_of_fault.randint(-CLOCK_ERROR_US // 2, CLOCK_ERROR_US // 2)
 
     def _fault_full_disk(self, node: Node) -> None:
         """What is queued fails, in order. A sync under way ends after that, and has nothing to say of it."""
@@ -407,14 +449,14 @@ class World:
             self._step(node, LogCut(after))
 
     def _fault_slow_disk(self, node: Node) -> None:
-        node.slow = self.random.choice((1, 20, 100))
+        node.slow = self._luck_of_fault.choice((1, 20, 100))
 
     def _fault_short_memory(self, node: Node) -> None:
         if node.replica is not None:
-            node.replica.admits = self.random.choice((None, 1, 2))
+            node.replica.admits = self._luck_of_fault.choice((None, 1, 2))
 
     def _fault_transfer(self, node: Node) -> None:
-        to = self.random.choice([None, *self.nodes])
+        to = self._luck_of_fault.choice([None, *self.nodes])
         self._step(self.nodes[self.leader_hint], Transfer(to))
 
     def _fault_step_down(self, _: Node) -> None:
@@ -429,7 +471,7 @@ class World:
             return
         active = leader.replica.raft.state.configs.active
         peer = active.peer(node.name)
-        choice = self.random.random()
+        choice = self._luck_of_fault.random()
         if peer is None:
             type_ = MemberType.VOTER if choice < 0.5 else MemberType.NON_VOTER
             change = Change(ChangeType.ADD, node.name, type_, promote=choice > 0.7)
@@ -443,8 +485,8 @@ class World:
         self._step(leader, ChangeConfig((change,), cas))
 
     def _fault_network(self, _: Node) -> None:
-        self.loss = self.random.choice((0.0, 0.0, 0.05, 0.3))
-        self.delay_us = self.random.choice((1, 5, 20, 60)) * MS
+        self.loss = self._luck_of_fault.choice((0.0, 0.0, 0.05, 0.3))
+        self.delay_us = self._luck_of_fault.choice((1, 5, 20, 60)) * MS
 
 
 _MESSAGE, _TICK, _SYNCED, _CLIENT, _FAULT, _RESUME, _RESTART, _HEAL = range(8)
@@ -454,4 +496,4 @@ _FAULT_WEIGHTS = {
     "clock_jump": 2, "slow_disk": 2, "short_memory": 1, "transfer": 3, "step_down": 2, "run_election": 2, "config": 5,
     "network": 2, "full_disk": 2,
 }
-_FAULTS, _WEIGHTS = list(_FAULT_WEIGHTS), list(_FAULT_WEIGHTS.values())
+FAULTS, _WEIGHTS = list(_FAULT_WEIGHTS), list(_FAULT_WEIGHTS.values())
