@@ -132,7 +132,7 @@ class Judge:
         for row in (*rows[::7], *rows[-1:]):
             fate = self.either(fate, lambda row=row: tablet.get(row[:keys]), row)       # type: ignore[misc]
         fate = self.either(fate, lambda: sorted(map(repr, tablet.scanner().read_all_tuples())), sorted(map(repr, rows)))
-        for at, state in self.sound.states[:cut]:
+        for at, state in self.sound.states[:cut][::3]:
             fate = self.either(fate, lambda at=at: tablet.scanner().set_snapshot(at).ordered().read_all_tuples(),  # type: ignore[misc]
                                state)
         return fate
@@ -158,7 +158,7 @@ class Judge:
             with Tablet.open(self.folder, **OPTIONS) as again:
                 rows = again.scanner().ordered().open().read_all_tuples()
                 assert rows == [row for row in self.sound.rows if row != gone]
-                for at, state in self.sound.states:
+                for at, state in self.sound.states[::2]:
                     assert again.scanner().set_snapshot(at).ordered().read_all_tuples() == state
         except KuduStorageError as error:
             return self.named(error)
@@ -198,7 +198,7 @@ def test_a_flipped_bit_is_named_or_harmless(kind: str, killed: bool, folder: Pat
         sound.files.write(folder)
         sound.files.put(folder, name, flipped(sound.files.content[name], offset, bit))
         with noted(f"{name} offset {offset} bit {bit}"):
-            judge.judge({name}, thorough=number % 8 == 0)
+            judge.judge({name}, thorough=number % (8 if FLIPS != "all" else 64) == 0)
     print(kind, "killed" if killed else "closed", dict(judge.fates))
     assert judge.fates["named"] > judge.fates.total() // 5 and judge.fates["harmless"], judge.fates
 

@@ -1,6 +1,7 @@
 """A small tablet with rows wherever rows can lie, its files as a value, and what they must say once one of them was damaged."""
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
@@ -141,8 +142,7 @@ class Files:
         found, sizes = {}, {}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = str(path.relative_to(folder))
-            data = path.read_bytes()
-            found[name], sizes[name] = data.rstrip(b"\0") if path.name.startswith("index.") else data, len(data)
+            found[name], sizes[name] = _read(path), path.stat().st_size
         return cls(found, sizes)
 
     def write(self, folder: Path) -> None:
@@ -181,6 +181,15 @@ class Sound:
         return max(name for name in self.files.content if Path(name).name.startswith("wal-"))
 
 
+def _read(path: Path) -> bytes:
+    if not path.name.startswith("index."):
+        return path.read_bytes()
+    with open(path, "rb") as file:
+        written = os.lseek(file.fileno(), 0, os.SEEK_HOLE) if os.fstat(file.fileno()).st_size else 0
+        file.seek(0)
+        return file.read(written).rstrip(b"\0")
+
+
 def make(kind: str, seed: int, *, killed: bool) -> Sound:
     with tempfile.TemporaryDirectory(prefix="tablet-", dir=scratch_root()) as scratch:
         small = SmallTablet(Path(scratch) / "t", SCHEMAS[kind](), seed)
@@ -191,8 +200,8 @@ def make(kind: str, seed: int, *, killed: bool) -> Sound:
 
 
 def bits(files: Files, rng: random.Random, *, each_byte: bool) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, bit): a random bit of each byte, but for pages of zeros, of which a few; or one random place after
-    the other, of each file as often."""
+    """(name, offset, bit): a random bit of each byte, but for pieces of zeros, of which a few, and of files that are one
+    message with one checksum each eighth byte; or one random place after the other, of each file as often."""
     names = [name for name, data in files.content.items() if data]
     if not each_byte:
         while True:
@@ -201,8 +210,8 @@ def bits(files: Files, rng: random.Random, *, each_byte: bool) -> Iterator[tuple
             yield name, min(offset, len(files.content[name]) - 1), rng.randrange(8)
     for name in names:
         data = files.content[name]
-        written = set(_pages(data))
-        for offset in range(len(data)):
+        written, step = set(_pages(data)), 1 if name.startswith(("data/", "wals/")) else 8
+        for offset in range(0, len(data), step):
             if offset // 64 in written or rng.random() < 0.002:
                 yield name, offset, rng.randrange(8)
 
