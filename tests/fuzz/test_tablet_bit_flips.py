@@ -1,7 +1,7 @@
 """Damage in any file of a small tablet: found and named, or harmless. Never a row that was not, never a crash.
 
-Each damaged copy is opened (Tablet.open), read at its snapshots, written on, flushed and compacted; replayed; and given to the
-commands. What the rows must be is known from the tablet's own writes.
+Each damaged copy is opened (Tablet.open), read at its snapshots, written on, flushed and compacted; replayed; and given
+to the commands. What the rows must be is known from the tablet's own writes.
 
 KUDU_STORAGE_TABLET_FLIPS=N flips N bits of each tablet, N=all a bit of each byte; KUDU_STORAGE_SEED says which.
 """

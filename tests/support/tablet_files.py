@@ -1,4 +1,4 @@
-"""A small tablet with rows wherever rows can lie, its files as a value, and what they must say once one of them was damaged."""
+"""A small tablet with rows wherever rows can lie, its files as a value, and every state that it was in."""
 from __future__ import annotations
 
 import os
@@ -72,7 +72,9 @@ class SmallTablet:
         self.tablet = Tablet.create(folder, schema, compression="lz4", **OPTIONS)
 
     def key(self, number: int) -> tuple[Any, ...]:
-        return (number * 1000 - 20_000,) if self.schema.key_column_count == 1 else (f"key {number // 4:03d}", number % 4)
+        if self.schema.key_column_count == 1:
+            return (number * 1000 - 20_000,)
+        return f"key {number // 4:03d}", number % 4
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(None if column.nullable and self.rng.random() < 0.2 else _value(column.type.name, self.rng)
@@ -200,8 +202,8 @@ def make(kind: str, seed: int, *, killed: bool) -> Sound:
 
 
 def bits(files: Files, rng: random.Random, *, each_byte: bool) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, bit): a random bit of each byte, but for pieces of zeros, of which a few, and of files that are one
-    message with one checksum each eighth byte; or one random place after the other, of each file as often."""
+    """(name, offset, bit): one random place after the other, in each file as often; or a random bit of each byte, but
+    of pieces of zeros of few, and of files that are one message with one checksum of each eighth."""
     names = [name for name, data in files.content.items() if data]
     if not each_byte:
         while True:
