@@ -25,10 +25,10 @@ _ENCODINGS = {"binary": ["auto", "plain", "prefix", "dict"], "integer": ["auto",
               "real": ["auto", "plain", "bitshuffle"], "bool": ["auto", "plain", "rle"]}
 _KINDS: dict[str, str] = {
     "int8": "integer", "int16": "integer", "int32": "integer", "int64": "integer", "date": "integer",
-    "unixtime_micros": "integer", "decimal": "integer", "string": "binary", "binary": "binary", "varchar": "binary",
+    "unixtime_micros": "integer", "decimal": "real", "string": "binary", "binary": "binary", "varchar": "binary",
     "bool": "bool", "float": "real", "double": "real",
 }
-_KEY_TYPES = [name for name, kind in _KINDS.items() if kind in ("integer", "binary")]
+_KEY_TYPES = [name for name in _KINDS if name not in ("bool", "float", "double")]
 
 
 def random_schema(rng: random.Random) -> Schema:
