@@ -28,6 +28,15 @@ cdef struct ChangeNode:
     uint32_t older
     uint32_t change_bytes
 
+# What the store counts, at one moment.
+cdef struct StoreFacts:
+    int64_t changes
+    int64_t deletes
+    uint64_t lowest
+    uint64_t highest
+    int64_t lowest_log_index
+    size_t memory_bytes
+
 cdef class DeltaMemStore:
     cdef Arena arena
     cdef uint32_t** pages
@@ -36,9 +45,9 @@ cdef class DeltaMemStore:
     cdef pthread_mutex_t mutex
     cdef bint has_mutex
     cdef readonly int64_t row_count     # of the rowset
-    # Written under the mutex:
-    cdef readonly int64_t change_count
-    cdef readonly int64_t delete_count
+    # Written and read under the mutex:
+    cdef int64_t changes
+    cdef int64_t deletes
     cdef uint64_t lowest
     cdef uint64_t highest
     cdef int64_t lowest_log_index
@@ -49,5 +58,6 @@ cdef class DeltaMemStore:
                  int64_t log_index) noexcept nogil
     # 1: the newest change of the row is a DELETE; 0: it is another; -1: the row has none here.
     cdef int last_is_delete(self, uint64_t row) noexcept nogil
+    cdef StoreFacts facts(self) noexcept nogil
     # Appends the changes of rows [first, end) to `deltas` as Delta, in the order of a REDO file. 0, or -1: no memory.
     cdef int collect(self, uint64_t first, uint64_t end, ByteBuffer* deltas) noexcept nogil

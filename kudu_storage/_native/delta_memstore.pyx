@@ -68,8 +68,8 @@ cdef int _put_locked(DeltaMemStore store, uint64_t row, uint64_t timestamp, cons
     node.change_bytes = size
     memcpy(<uint8_t*> node + sizeof(ChangeNode), change, size)
     store_release(link, ref)
-    store.change_count += 1
-    store.delete_count += change[0] == CHANGE_DELETE
+    store.changes += 1
+    store.deletes += change[0] == CHANGE_DELETE
     store.lowest = min(store.lowest, timestamp)
     store.highest = max(store.highest, timestamp)
     store.lowest_log_index = min(store.lowest_log_index, log_index)
@@ -193,27 +193,47 @@ cdef class DeltaMemStore:
             raise MemoryError()
         return row if row < <uint64_t> self.row_count else None
 
+    cdef StoreFacts facts(self) noexcept nogil:
+        cdef StoreFacts found
+        pthread_mutex_lock(&self.mutex)
+        found.changes, found.deletes = self.changes, self.deletes
+        found.lowest, found.highest, found.lowest_log_index = self.lowest, self.highest, self.lowest_log_index
+        found.memory_bytes = self.arena.bytes_used + self.page_bytes
+        pthread_mutex_unlock(&self.mutex)
+        return found
+
+    @property
+    def change_count(self):
+        return self.facts().changes
+
+    @property
+    def delete_count(self):
+        return self.facts().deletes
+
     @property
     def memory_bytes(self):
         """Bytes in use: changes, pages and their table."""
-        return self.arena.bytes_used + self.page_bytes
+        return self.facts().memory_bytes
 
     @property
     def min_timestamp(self):
         """The lowest timestamp, or None while empty."""
-        return self.lowest if self.change_count else None
+        cdef StoreFacts facts = self.facts()
+        return facts.lowest if facts.changes else None
 
     @property
     def max_timestamp(self):
-        return self.highest if self.change_count else None
+        cdef StoreFacts facts = self.facts()
+        return facts.highest if facts.changes else None
 
     @property
     def min_log_index(self):
         """The lowest log index of a change in here, which its anchor holds, or None."""
-        return None if self.lowest_log_index == INT64_MAX else self.lowest_log_index
+        cdef StoreFacts facts = self.facts()
+        return None if facts.lowest_log_index == INT64_MAX else facts.lowest_log_index
 
     def __len__(self):
-        return self.change_count
+        return self.facts().changes
 
     def to_list(self):
         """[(row, timestamp, type, {column id: cell or None})] in file order, for people and tests."""

@@ -195,6 +195,7 @@ class _Run:
         self._first_layout: RowLayout | None = None
         self._schemas: _Schemas | None = None
         self._bytes_total = 0
+        self._begins_unread = self._goes_on_unread = False      # segments before or behind those that are replayed
         self._malformed: dict[int, BadFormat] = {}      # by segment number
         self.report = ReplayReport(tablet_id=files.tablet_id, problems=list(metadata.problems))
         self._describe_metadata()
@@ -288,6 +289,11 @@ class _Run:
         unreadable = {f.sequence for f in files if f.path not in opened and f.sequence is not None}
         self.report.problems += check_sequence(self._segments, unreadable) + tablet_problems(self._segments)
         self._segments, passed_over = trusted_run(self._segments)
+        if self._segments:
+            first, last = self._segments[0].sequence, self._segments[-1].sequence
+            blank = {s.sequence for s in self.report.segments if s.status == "blank"}
+            self._begins_unread = any(sequence < first for sequence in unreadable)
+            self._goes_on_unread = bool(passed_over) or any(sequence > last for sequence in unreadable - blank)
         for segment in passed_over:
             self._skip(segment.path, segment.sequence, "not_replayed", "a segment before it is missing")
             segment.close()
@@ -373,6 +379,8 @@ class _Run:
         feed.start()
         done = 0
         before = self._replayer.counts
+        if self._begins_unread and self._rowsets is not None:
+            self._replayer.stop()       # L3
         try:
             for item in feed.items():
                 if isinstance(item, ScannedSegment):
@@ -387,6 +395,21 @@ class _Run:
                                    counts["rows_inserted"] + counts["rows_updated"] + counts["rows_deleted"])
         finally:
             feed.close()
+        if self._rowsets is not None:
+            self._check_reaches_rowsets(self._rowsets)
+            if self._goes_on_unread:
+                self._replayer.stop()   # L3
+
+    def _check_reaches_rowsets(self, rowsets: list[DiskRowSet]) -> None:
+        """A superblock names a rowset or delta file only when the log is durable up to its last operation (C2). Of a log
+        that ends before, the end was lost, whatever its segments say."""
+        assert self._replayer is not None
+        flushed, last = max((r.max_timestamp or 0 for r in rowsets), default=0), self._replayer.last_timestamp
+        if 0 < last < flushed:
+            self._add_problem("missing_operations", self._segments[-1].sequence, None,
+                              f"the log ends at timestamp {last}, a flushed store holds an operation of {flushed}",
+                              "restore the log's last segment, or take another replica of the tablet")
+            self._replayer.stop()
 
     def _feed(self, chunk: BatchChunk, number: int) -> None:
         assert self._replayer is not None

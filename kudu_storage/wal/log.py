@@ -289,7 +289,7 @@ class Log(LogAppender):
         state, segments = self._view()
         return {
             "path": self._path, "last": str(self.last), "durable": str(self.durable), "first_index": self.first_index,
-            "segments": len(segments),
+            "segments": len(segments), "cut_bytes": self._recovered.cut_bytes,
             "closed_bytes": sum(f.bytes for f in segments if not f.is_open), "anchors": len(self.anchors), **state,
         }
 

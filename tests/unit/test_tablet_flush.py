@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tablet_model import Model, check_rows, model_schema, random_operation, write_batch
+from tablet_steps import STEPS
 
 from kudu_storage import Tablet
 from kudu_storage._native.row_layout import RowLayout
@@ -24,42 +25,6 @@ FIRST_SEED = int(os.environ.get("KUDU_STORAGE_FIRST_SEED", "0"))
 OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "16KiB", "maintenance": "manual"}
 
 
-def rowset_ids(tablet: Tablet) -> list[int]:
-    return [rowset["id"] for rowset in tablet.stats()["layout"]]
-
-
-def some_rowset(tablet: Tablet, rng: random.Random) -> int:
-    ids = rowset_ids(tablet)
-    return rng.choice(ids) if ids else 0
-
-
-def major(tablet: Tablet, rng: random.Random) -> None:
-    columns = [column.id for column in tablet.schema if not column.is_key]
-    tablet.maintenance.compact_columns(some_rowset(tablet, rng),
-                                       rng.sample(columns, rng.randrange(1, len(columns) + 1)))  # type: ignore[arg-type]
-
-
-def minor(tablet: Tablet, rng: random.Random) -> None:
-    rowset = tablet._store.view.rowset(some_rowset(tablet, rng))
-    files = [] if rowset is None else [delta.block.id for delta in rowset.disk.message.redo_deltas]
-    if len(files) >= 2:
-        first = rng.randrange(len(files) - 1)
-        assert rowset is not None
-        tablet.maintenance.compact_redos(rowset.id, files[first:rng.randrange(first + 2, len(files) + 1)])
-
-
-def merge(tablet: Tablet, rng: random.Random) -> None:
-    ids = rowset_ids(tablet)
-    if ids:
-        tablet.maintenance.merge(rng.sample(ids, rng.randrange(1, len(ids) + 1)))
-
-
-def forget(tablet: Tablet, rng: random.Random) -> None:
-    for rowset_id in rowset_ids(tablet):
-        tablet.maintenance.forget_rowset(rowset_id)
-        tablet.maintenance.forget_undos(rowset_id)
-
-
 def check_live_rows(tablet: Tablet) -> None:
     """What is kept of rows being live, in memory and in the superblock, is so."""
     view, latest = tablet._store.view, tablet._store.latest()
@@ -68,16 +33,6 @@ def check_live_rows(tablet: Tablet) -> None:
         assert flushed.store.live.row_count - flushed.store.live.dead_count == shown, flushed.id
         if not flushed.disk.flushing:
             assert flushed.disk.message.live_row_count - flushed.disk.memory.delete_count == shown, flushed.id
-
-
-STEPS: dict[str, Callable[[Tablet, random.Random], object]] = {
-    "flush": lambda tablet, _: tablet.maintenance.flush_memory(),
-    "flush deltas": lambda tablet, rng: tablet.maintenance.flush_deltas(some_rowset(tablet, rng)),
-    "flush all": lambda tablet, _: tablet.flush(),
-    "minor": minor, "major": major, "merge": merge, "forget": forget,
-    "compact": lambda tablet, _: tablet.compact(),
-    "gc": lambda tablet, _: tablet.log.gc(),
-}
 
 
 class History:
