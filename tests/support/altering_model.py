@@ -53,10 +53,16 @@ class AlteringModel:
     refused: int = 0
     next_uid: int = 3
     table_name: str = "table"
+    coming: AlteringModel | None = None     # a change under way: a crash leaves the one or the other
+
+    def adopt(self, changed: AlteringModel) -> None:
+        """Its columns."""
+        self.keys, self.columns, self.read_defaults = changed.keys, changed.columns, changed.read_defaults
+        self.next_uid, self.table_name = changed.next_uid, changed.table_name
 
     def copy(self) -> AlteringModel:
         return replace(self, keys=list(self.keys), columns=list(self.columns), rows=self.frozen_rows(), snapshots=[],
-                       read_defaults=dict(self.read_defaults))
+                       read_defaults=dict(self.read_defaults), coming=None)
 
     def frozen_rows(self) -> dict[Key, dict[int, Any]]:
         return {key: dict(cells) for key, cells in self.rows.items()}
@@ -156,12 +162,16 @@ class AlteringModel:
 
 
 def alter(tablet: Tablet, model: AlteringModel, rng: random.Random) -> None:
-    """A change of one to three steps. Ids are used once."""
+    """A change of one to three steps. Ids are used once. Others may write while it flushes, with the columns of before:
+    the model has its own at once when the tablet has."""
     before = {column.id for column in tablet.schema}
-    alterer = tablet.new_table_alterer()
+    alterer, changed = tablet.new_table_alterer(), model.copy()
     for _ in range(rng.randrange(1, 4)):
-        model.change(alterer, rng)
+        changed.change(alterer, rng)
+    model.coming = changed
     alterer.alter()
+    model.coming = None
+    model.adopt(changed)
     assert tablet.schema.names == [*model.keys, *(c.name for c in model.columns)]
     assert tablet.table_name == model.table_name
     added = {column.id for column in tablet.schema} - before
