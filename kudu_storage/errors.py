@@ -499,6 +499,15 @@ class MemoryBackpressure(TabletError, TimeoutError):
         return KuduStorageError.__str__(self)
 
 
+class SchemaMismatch(TabletError, ValueError):
+    """Operations for columns that the table has no more, or has with another type: its schema was changed since.
+
+    None of them is in the log. Make them again.
+    """
+
+    kind = "schema_mismatch"
+
+
 class RowError(TabletError):
     """One row operation was refused; the others of its batch stand.
 

@@ -32,8 +32,9 @@ class Applier:
             frozen_heirs: the rowsets that it becomes, from its flush's second half on (A5).
             stores: the flushed rowsets. heirs: what those of them that are inherited become (A5).
         """
-    def apply(self, batch: RowBatch, term: int, index: int, timestamp: int) -> bytes:
-        """Returns the CommitMsg.
+    def apply(self, batch: RowBatch, term: int, index: int, timestamp: int,
+              projection: Projection | None = None) -> bytes:
+        """Returns the CommitMsg. `projection`: of a batch with other columns than those of the constructor's.
 
         Raises MemoryError, and what reading a rowset's keys can raise: some rows may be applied.
         """

@@ -193,12 +193,15 @@ cdef class Applier:
         buffer_free(&self.sought)
         buffer_free(&self.seen)
 
-    def apply(self, RowBatch batch not None, int64_t term, int64_t index, uint64_t timestamp):
+    def apply(self, RowBatch batch not None, int64_t term, int64_t index, uint64_t timestamp, Projection projection=None):
         cdef Slice rows, indirect, none
+        if projection is not None and projection.layout is not self.layout:
+            raise InternalError("a projection to another layout")
         rows.data, rows.size = batch.rows.data, batch.rows.size
         indirect.data, indirect.size = batch.indirect.data, batch.indirect.size
         none.data, none.size = NULL, 0
-        return self._apply(rows, indirect, self.projection, none, False, term, index, timestamp)
+        return self._apply(rows, indirect, self.projection if projection is None else projection, none, False, term, index,
+                           timestamp)
 
     def apply_logged(self, bytes rows not None, bytes indirect not None, Projection projection not None, int64_t term,
                      int64_t index, uint64_t timestamp, bytes results=None):

@@ -24,13 +24,13 @@ from kudu_storage._native.log_cache cimport cache_find, cache_init
 from kudu_storage._native.log_entries cimport CachedBatch
 from kudu_storage._native.log_core cimport (
     APPEND_FULL, APPEND_MUCH, APPEND_OK, APPEND_POISONED, TOKEN_CLOSED, TOKEN_DONE, TOKEN_NO_SPACE, TOKEN_PENDING,
-    AHEAD_READY, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close,
+    AHEAD_BUSY, AHEAD_READY, TOKEN_POISONED, AppendStatus, Durability, LogCore, TokenState, core_append, core_close,
     core_fork_generation, core_new, core_poison, core_prepare, core_pump, core_release, core_schedule, core_token_state,
     core_wait,
 )
 from kudu_storage._native.log_voids cimport Voids, voids_retain
 from kudu_storage._native.posix cimport (
-    coarse_realtime_us, monotonic_us, pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock,
+    coarse_realtime_us, monotonic_us, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from kudu_storage._native.wire cimport put_bytes, put_fixed64, put_varint, varint_size
 
@@ -652,6 +652,40 @@ cdef class LogWriter:
         with nogil:
             ready = core_prepare(self.core)
         return ready
+
+    def set_header(self, bytes header_after not None):
+        """Give segments that are begun from now on another header behind its sequence number. Waits for a group that is being
+        written; a segment that was made ahead is made again."""
+        cdef uint8_t* fresh
+        cdef uint8_t* old
+        cdef size_t size = <size_t> len(header_after)
+        cdef bint closing
+        self._check_usable()
+        fresh = <uint8_t*> malloc(size + 1)
+        if fresh == NULL:
+            raise MemoryError()
+        memcpy(fresh, PyBytes_AS_STRING(header_after), size)
+        with nogil:
+            pthread_mutex_lock(&self.core.mutex)
+            while not self.core.closing:
+                if self.core.ahead.fd >= 0 or self.core.ahead.state == AHEAD_BUSY:
+                    self.core.ahead.unwanted = True
+                if not self.core.pumping and self.core.ahead.state != AHEAD_BUSY:
+                    break
+                # Whoever pumps or makes a segment reads the header without the mutex.
+                self.core.sync_waiters += 1
+                pthread_cond_wait(&self.core.progress, &self.core.mutex)
+                self.core.sync_waiters -= 1
+            closing = self.core.closing
+            old = fresh
+            if not closing:
+                old = self.core.header_after
+                self.core.header_after = fresh
+                self.core.header_after_bytes = size
+            pthread_mutex_unlock(&self.core.mutex)
+        free(old)
+        if closing:
+            raise LogClosed("the log is closed", path=self.path)
 
     def flush(self, timeout=None):
         """Until all that was appended is acknowledged. Raises as Append.wait()."""

@@ -68,6 +68,11 @@ cdef class RowBatch:
         return self.count
 
     @property
+    def client_schema(self):
+        """What it was made for."""
+        return self.schema
+
+    @property
     def size_bytes(self):
         """Of the operations, as a request carries them."""
         return self.rows.size + self.indirect.size

@@ -234,6 +234,8 @@ cdef class Replayer:
     cdef ByteBuffer change                  # scratch
     cdef int64_t orphan_term                # of the first orphaned COMMIT that needs replay; index 0: none
     cdef int64_t orphan_index
+    cdef int64_t orphan_alter_term          # of the last COMMIT of an ALTER that is older than this log; index 0: none
+    cdef int64_t orphan_alter_index
 
     def __cinit__(self, MemRowSet rows not None, RowLayout layout not None, *, last_durable_mrs_id=None,
                   rowsets=(), stores=None, size_t pending_bytes_max=PENDING_BYTES_MAX):
@@ -463,6 +465,12 @@ cdef class Replayer:
     def orphan_to_replay(self):
         """(term, index) of the first COMMIT without REPLICATE that changed a store which is not flushed, or None."""
         return (self.orphan_term, self.orphan_index) if self.orphan_index else None
+
+    @property
+    def orphan_alter(self):
+        """(term, index) of the last ALTER whose COMMIT this log has and whose request is older, or None. Only where the tablet's
+        metadata is known: whether the header's schema has it is for the caller to judge; else it is a problem."""
+        return (self.orphan_alter_term, self.orphan_alter_index) if self.orphan_alter_index else None
 
     def take_index_range(self):
         """Lowest and highest REPLICATE index since the last call, or None."""
@@ -788,7 +796,9 @@ cdef int _take_commit(Replayer self, const LogEntry* entry, int64_t offset) noex
     if verdict == COMMIT_ORPHAN:
         self.counters.orphan_commits += 1
         if entry.op_type == OP_ALTER_SCHEMA and not _has_failed(self, entry.result):
-            return _problem(self, PROBLEM_ORPHAN_ALTER, entry.term, entry.index, -1, offset)
+            if not self.knows_flushed:
+                return _problem(self, PROBLEM_ORPHAN_ALTER, entry.term, entry.index, -1, offset)
+            self.orphan_alter_term, self.orphan_alter_index = entry.term, entry.index
         _check_orphan(self, entry)
         return EVENT_DONE
     if verdict == COMMIT_WITHOUT_REPLICATE:

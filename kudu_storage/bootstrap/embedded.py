@@ -24,6 +24,7 @@ from kudu_storage._native.key_encoder import KeyEncoder
 from kudu_storage._native.memrowset import RowScan
 from kudu_storage._native.mvcc import Snapshot
 from kudu_storage._native.row_checksum import checksum
+from kudu_storage._native.row_layout import RowLayout
 from kudu_storage.bootstrap.layout import create_tablet
 from kudu_storage.bootstrap.log_port import LogPort, check_one_voter
 from kudu_storage.bootstrap.log_replay import recover_rows
@@ -31,6 +32,7 @@ from kudu_storage.bootstrap.maintained import MaintainedTablet, SchedulerCare
 from kudu_storage.bootstrap.recovery import commit_pending, delete_garbage, store_of
 from kudu_storage.common.limits import MIB
 from kudu_storage.common.schema import Schema
+from kudu_storage.common.schema_alterer import SchemaAlterer
 from kudu_storage.common.sizes import parse_bytes
 from kudu_storage.errors import BadFormat, InvalidArgument, NotFound, RowErrors, Unsupported
 from kudu_storage.fs.blocks import BlockManager, open_block_manager
@@ -92,13 +94,9 @@ class Tablet:
                  maintenance: Maintenance, maintained: MaintainedTablet) -> None:
         self.path = str(path)
         self.tablet_id = superblock.tablet_id
-        self.table_name = superblock.table_name
         self._store = store
         self._port = port
-        self._row_type = row_type(store.schema)
-        self._key_columns = store.schema.key_columns
-        self._keys = KeyEncoder(store.view.layout)
-        self._points = PointReader(store.view.layout)
+        self._by_key = _RowsByKey(store.view.layout)
         self._maintenance = maintenance
         self._maintained = maintained
         self._scheduler: Scheduler | None = None
@@ -170,7 +168,8 @@ class Tablet:
             recovered = recover_rows(files, blocks, cache)
             store = store_of(superblock, recovered, metadata, port)
             if recovered.pending:
-                commit_pending(store, recovered, superblock, port)
+                commit_pending(store, recovered, superblock, metadata, port)
+            recovered.rows.share()
             maintenance = Maintenance(store, metadata, blocks, cache, target_rowset_bytes=settings.rowset_bytes)
             delete_garbage(roots, blocks)
             maintenance.clean_up()
@@ -217,6 +216,11 @@ class Tablet:
         return self._store.schema
 
     @property
+    def table_name(self) -> str:
+        """What its table is called."""
+        return self._maintenance.table_name
+
+    @property
     def log(self) -> Log:
         """The log below: for looking, anchors and gc(). Appending to it is the tablet's."""
         return self._port.log
@@ -231,6 +235,33 @@ class Tablet:
         if position is None or not 0 <= position < len(self.schema):
             raise InvalidArgument(f"no column named {column!r}", advice=f"one of {', '.join(self.schema.names)}")
         return Column(self.schema.columns[position])
+
+    # -- changing the schema -------------------------------------------------------------------------------------------
+    def new_table_alterer(self) -> TableAlterer:
+        """Changes of the schema: note them down, then alter().
+
+            alterer = t.new_table_alterer()
+            alterer.add_column("n", "int64", nullable=False, default=0)
+            alterer.alter_column("v", rename_to="value").encoding("dict")
+            alterer.drop_column("old")
+            alterer.alter()
+        """
+        return TableAlterer(self)
+
+    def alter(self, alterer: SchemaAlterer, *, timeout: float | None = None) -> Schema:
+        """Change the schema, durably; the schema of now. Writers wait for it, scans that are open go on as they began.
+
+        Rows in memory are flushed first. Operations made before map to the columns of now by name; where they cannot,
+        they are refused as RowInvalid. Snapshots of before are read with the columns of now.
+
+        Args:
+            timeout: seconds to wait for operations under way; None: for ever.
+        Raises:
+            InvalidArgument: changes that do not fit. Unsupported: a tablet that can only be read. WaitTimeout, NoSpace,
+            LogPoisoned, DirectoryFailed, DiskError: nothing was changed. TabletFailed: open the tablet again, that does
+            what is left. TabletClosed.
+        """
+        return self._maintenance.alter(alterer, timeout=timeout)
 
     # -- writing -------------------------------------------------------------------------------------------------------
     def new_session(self, flush_mode: str = "manual", timeout: float | None = None, *, buffer_size: int | str = "64MiB",
@@ -310,23 +341,15 @@ class Tablet:
     def get(self, key: Any, *, at: int | None = None) -> Row | None:
         """The row with this key, or None: a value, a sequence of values, or a dict by column name."""
         self._store.require_usable()
-        encoded = self._keys.encode(self._key_values(key))
         snapshot, view = self._read_point(at)
-        found = self._points.get(view, snapshot, encoded)
-        return None if found is None else self._row_type(found)
+        by_key = self._by_key
+        if by_key.layout is not view.layout:
+            by_key = self._by_key = _RowsByKey(view.layout)
+        found = by_key.points.get(view, snapshot, by_key.keys.encode(by_key.values(key)))
+        return None if found is None else by_key.row_type(found)
 
     def _read_point(self, at: int | None) -> tuple[Snapshot, View]:
         return self._store.read_point(self._store.latest if at is None else lambda: self._store.snapshot_at(at))
-
-    def _key_values(self, key: Any) -> Sequence[Any]:
-        if isinstance(key, tuple | list):
-            return key
-        if not isinstance(key, Mapping):
-            return (key,)
-        names = [column.name for column in self._key_columns]
-        if key.keys() != set(names):
-            raise InvalidArgument(f"a key is {', '.join(names)}, got {', '.join(map(str, key))}")
-        return [key[name] for name in names]
 
     def now(self) -> int:
         """A hybrid time between all operations so far and all that follow, for set_snapshot()."""
@@ -407,6 +430,40 @@ class Tablet:
     def _anchors(self) -> list[dict[str, Any]]:
         self._store.move_anchors()
         return [anchor.to_json() for anchor in self._port.log.anchors.holders()]
+
+
+class TableAlterer(SchemaAlterer):
+    """A SchemaAlterer of one tablet. One thread uses it, once."""
+
+    def __init__(self, tablet: Tablet) -> None:
+        super().__init__()
+        self._tablet = tablet
+
+    def alter(self, timeout: float | None = None) -> Tablet:
+        """Do all of it, as one change: see Tablet.alter()."""
+        self._tablet.alter(self, timeout=timeout)
+        return self._tablet
+
+
+class _RowsByKey:
+    """What point reads need, for one layout. Threads may share it."""
+
+    def __init__(self, layout: RowLayout) -> None:
+        self.layout = layout
+        self.keys = KeyEncoder(layout)
+        self.points = PointReader(layout)
+        self.row_type = row_type(layout.schema)
+        self._names = [column.name for column in layout.schema.key_columns]
+
+    def values(self, key: Any) -> Sequence[Any]:
+        """Of the key's columns, in order. Raises InvalidArgument."""
+        if isinstance(key, tuple | list):
+            return key
+        if not isinstance(key, Mapping):
+            return (key,)
+        if key.keys() != set(self._names):
+            raise InvalidArgument(f"a key is {', '.join(self._names)}, got {', '.join(map(str, key))}")
+        return [key[name] for name in self._names]
 
 
 # -- opening, piece by piece -------------------------------------------------------------------------------------------

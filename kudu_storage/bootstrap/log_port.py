@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from kudu_storage._native.disk import Disk
 from kudu_storage.common.opid import OpId
+from kudu_storage.common.schema import Schema
 from kudu_storage.errors import BadFormat, LogBackpressure, LogPoisoned, NoSpace, Unsupported
 from kudu_storage.fs.consensus_metadata import ConsensusMetadata, read_consensus_metadata, write_consensus_metadata
 from kudu_storage.tablet.ports import Token
@@ -80,6 +81,9 @@ class LogPort:
                 raise NoSpace("a COMMIT is not in the log", path=self.log.path)
             token.wait()
         self.log.sync()
+
+    def set_schema(self, schema: Schema, version: int) -> None:
+        self.log.set_schema(schema, version)
 
     def _append(self, message: bytes) -> Token | None:
         with contextlib.suppress(NoSpace, LogPoisoned):

@@ -142,6 +142,8 @@ class RecoveredRows:
     last_timestamp: int             # of the log's last operation; 0: it has none
     applied_timestamp: int          # the highest one applied; 0: none
     applied: OpId | None            # the last operation applied in turn
+    replayed_version: int           # of the schema, by the log: the superblock's may be newer
+    column_id: int                  # the highest that the log's schemas have; -1: none
     # The highest ids that a COMMIT names; -1: none. (rowset, delta store) of each recorded rowset.
     memrowset_id: int
     rowset_id: int
@@ -175,6 +177,7 @@ class _Schemas:
 
     choice: Choice
     version: int
+    highest_column_id: int = -1
     alters: list[Schema] = field(default_factory=list)
     clients: list[Schema] = field(default_factory=list)         # of writes before the first ALTER
 
@@ -241,7 +244,7 @@ class _Run:
             self._rows, tuple(self._rowsets or ()), layout,
             schemas.version if superblock is None else max(schemas.version, superblock.schema_version), pending,
             replayer.last_timestamp, replayer.applied_timestamp,
-            OpId(*replayer.applied_opid) if replayer.applied_opid else None,
+            OpId(*replayer.applied_opid) if replayer.applied_opid else None, schemas.version, schemas.highest_column_id,
             replayer.highest_memrowset_id, replayer.highest_rowset_id, tuple(replayer.delta_store_ids), self.report)
 
     def _refuse_problems(self) -> None:
@@ -364,7 +367,8 @@ class _Run:
             return False
         self._first_layout = self._layout
         self._rows.add_layout(self._layout)
-        self._schemas = _Schemas(choice, choice.version)
+        self._schemas = _Schemas(choice, choice.version, max(_highest_id(header.schema) for header in headers)
+                                 if headers else -1)
         self._replayer = Replayer(
             self._rows, self._layout, pending_bytes_max=self._pending_bytes_max,
             last_durable_mrs_id=None if superblock is None else superblock.last_durable_mrs_id,
@@ -466,6 +470,11 @@ class _Run:
                 raise SchemaUntrusted(
                     f"an ALTER makes schema version {request.schema_version}, the log was at version "
                     f"{self._schemas.version}: a segment header or the tablet metadata does not belong to this log")
+            orphan = self._replayer.orphan_alter
+            if orphan is not None and request.schema_version != self._schemas.version + 1:
+                raise SchemaUntrusted(
+                    f"an ALTER makes schema version {request.schema_version} of {self._schemas.version}; the log lacks "
+                    f"what {OpId(*orphan)} changed")
             layout = RowLayout(schema)
             self._replayer.set_layout(layout)
         except KuduStorageError as error:
@@ -474,6 +483,7 @@ class _Run:
         self._layout = layout
         self._schemas.version = request.schema_version
         self._schemas.alters.append(schema)
+        self._schemas.highest_column_id = max(self._schemas.highest_column_id, _highest_id(schema))
         if request.HasField("new_table_name") and self._metadata.superblock is None:
             self.report.table = request.new_table_name
 
@@ -546,6 +556,12 @@ class _Run:
         """Whether all rows come from this log; if not, why."""
         assert self._replayer is not None
         starts_at, superblock = self._replayer.starts_at, self._metadata.superblock
+        if self._lacks_an_alter():
+            assert self._replayer.orphan_alter is not None
+            self._add_problem("missing_operations", self._segments[0].sequence, None,
+                              f"operation {OpId(*self._replayer.orphan_alter)} changed the schema; its request is in an "
+                              "earlier, missing segment, and no header has what came of it",
+                              "copy the earlier segments from a backup or another replica")
         orphan = self._replayer.orphan_to_replay
         flushed = superblock is None or superblock.last_durable_mrs_id >= 0 or bool(superblock.rowsets)
         if orphan or (starts_at is not None and starts_at > 1 and not flushed):
@@ -564,6 +580,17 @@ class _Run:
                               f"({len(self.report.flushed_rowsets)} rowsets); only rows that the log proves are shown",
                               "read the flushed stores too (the real kudu tools do)")
 
+    def _lacks_an_alter(self) -> bool:
+        """An ALTER took effect whose request is older than this log, and the schema that the log began with has it not.
+
+        A server writes the superblock before the ALTER's COMMIT, and each ALTER makes the next version: so where the
+        log's schemas come to the superblock's without a gap, none is missing.
+        """
+        assert self._replayer is not None and self._schemas is not None
+        superblock = self._metadata.superblock
+        return self._replayer.orphan_alter is not None \
+            and (superblock is None or superblock.schema_version > self._schemas.version)
+
     def _tablet(self, at: int | None) -> ReplayedTablet | None:
         assert self._replayer is not None and self._layout is not None
         self._rows.freeze()
@@ -573,6 +600,8 @@ class _Run:
             self._add_problem("schema_untrusted", self._segments[0].sequence, None,
                               "only a segment header, which has no checksum, tells: " + ", ".join(unproved),
                               "put the replica's tablet-meta file beside the log; no rows are shown without it")
+            visible_below = 0
+        if self._lacks_an_alter():
             visible_below = 0
         if self._rowsets is None:
             return ReplayedTablet(self._files.tablet_id, self._rows, self._layout, at=at, visible_below=visible_below)
@@ -603,6 +632,10 @@ class _Run:
 
     def _sequence(self, number: int) -> int | None:
         return self._segments[number].sequence if 0 <= number < len(self._segments) else None
+
+
+def _highest_id(schema: Schema) -> int:
+    return max((column.id for column in schema if column.id is not None), default=-1)
 
 
 def _parse(message: Any, data: bytes) -> Any:

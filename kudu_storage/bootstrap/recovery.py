@@ -16,24 +16,26 @@ from kudu_storage.common.schema_builder import without_column_ids
 from kudu_storage.errors import KuduStorageError, Unsupported
 from kudu_storage.fs.blocks import BlockManager
 from kudu_storage.fs.file_system import needed_blocks
+from kudu_storage.fs.pb_container import as_text
 from kudu_storage.fs.roots import ServerRoots
 from kudu_storage.fs.superblock import Superblock
 from kudu_storage.protos import message_class
 from kudu_storage.tablet.flushed import with_store
-from kudu_storage.tablet.metadata import TabletMetadata
-from kudu_storage.tablet.store import TabletStore, no_op_commit
+from kudu_storage.tablet.metadata import SchemaChange, SuperblockChange, TabletMetadata
+from kudu_storage.tablet.store import TabletStore, alter_commit, no_op_commit
 from kudu_storage.tablet.view import MemStore, View
 
-_NO_OP, _WRITE_OP = 1, 3
+_NO_OP, _WRITE_OP, _ALTER_SCHEMA_OP = 1, 3, 4
 
 
 def store_of(superblock: Superblock, recovered: RecoveredRows, metadata: TabletMetadata, port: LogPort) -> TabletStore:
-    """The running store of what was recovered; operations without COMMIT are still to come."""
+    """The running store of what was recovered; operations without COMMIT are still to come. Its MemRowSet is not shared
+    yet: nobody may read."""
     dms_ids = list(recovered.delta_store_ids)
     if recovered.rowset_id >= 0 and all(rowset != recovered.rowset_id for rowset, _ in dms_ids):
         dms_ids.append((recovered.rowset_id, 0))
     metadata.note_log_ids(mrs_ids=[recovered.memrowset_id], dms_ids=dms_ids)
-    recovered.rows.share()
+    metadata.note_column_ids([recovered.column_id])
     flushed = [with_store(rowset, metadata.take_delta_store_id(rowset.id)) for rowset in recovered.rowsets]
     view = View(recovered.layout, recovered.schema_version,
                 (MemStore(recovered.rows, metadata.take_mem_rowset_id()),)).with_rowsets(tuple(flushed))
@@ -66,27 +68,69 @@ def _part_of_a_table(superblock: Superblock) -> str | None:
 
 
 # -- operations without COMMIT -----------------------------------------------------------------------------------------
-def commit_pending(store: TabletStore, recovered: RecoveredRows, superblock: Superblock, port: LogPort) -> None:
+def commit_pending(store: TabletStore, recovered: RecoveredRows, superblock: Superblock, metadata: TabletMetadata,
+                   port: LogPort) -> None:
     """Commit and apply them, as a server does that is its own only voter. Raises Unsupported."""
     for operation in recovered.pending:
-        if operation.op_type not in (_NO_OP, _WRITE_OP):
+        if operation.op_type not in (_NO_OP, _WRITE_OP, _ALTER_SCHEMA_OP):
             op_id = OpId(operation.term, operation.index)
             raise Unsupported(f"operation {op_id} (type {operation.op_type}) has no COMMIT",
                               path=port.log.path, advice="start a server on the replica once")
+    # A segment that is begun from here on may be the first one kept: the schema change is not behind it then.
+    for operation in recovered.pending:
+        change = _schema_change(operation)
+        if change is not None and change.version > recovered.replayed_version:
+            port.set_schema(change.schema, change.version)
     leading = store.lead()
     leading.token.wait()
+    version = recovered.replayed_version
     for operation in recovered.pending:
-        commit = _apply_pending(store, operation, superblock)
+        change = _schema_change(operation)
+        if change is None:
+            commit = _apply_pending(store, operation, superblock)
+        else:
+            commit = _alter_pending(store, operation, change, version, metadata)
+            version = max(version, change.version)
         if operation.result is None:
             port.commit(commit)
         store.note_applied(operation.timestamp, operation.index)
     store.settle(leading)
 
 
+def _schema_change(operation: PendingOperation) -> SchemaChange | None:
+    """None: it is no schema change, or one that failed. Raises BadFormat, Unsupported."""
+    if operation.op_type != _ALTER_SCHEMA_OP:
+        return None
+    if operation.result:
+        result: Any = message_class("kudu.tablet.TxResultPB").FromString(operation.result)
+        if any(row.HasField("failed_status") for row in result.ops):
+            return None
+    request: Any = message_class("kudu.tserver.AlterSchemaRequestPB").FromString(operation.request or b"")
+    return SchemaChange(Schema.from_pb(request.schema), request.schema_version,
+                        as_text(request.new_table_name) if request.HasField("new_table_name") else None)
+
+
+def _alter_pending(store: TabletStore, operation: PendingOperation, change: SchemaChange, version: int,
+                   metadata: TabletMetadata) -> bytes:
+    """`version`: of the schema at its place in the log, which the superblock's may be ahead of (tablet.cc)."""
+    op_id = OpId(operation.term, operation.index)
+    if change.version <= version:
+        return alter_commit(op_id, f"Skipping requested alter to schema version {change.version}, tablet already "
+                                   f"version {version}")
+    metadata.note_column_ids(column.id or 0 for column in change.schema)
+    if change.version > store.view.schema_version:
+        if change.version > metadata.message.schema_version:
+            metadata.commit(SuperblockChange(schema=change))
+        store.apply_logged_alteration(change)
+    return alter_commit(op_id)
+
+
 def _apply_pending(store: TabletStore, operation: PendingOperation, superblock: Superblock) -> bytes:
     op_id = OpId(operation.term, operation.index)
     if operation.op_type == _NO_OP:
         return no_op_commit(op_id)
+    if operation.op_type == _ALTER_SCHEMA_OP:
+        return b""                      # it failed, and its COMMIT says so
     request: Any = message_class("kudu.tserver.WriteRequestPB").FromString(operation.request or b"")
     projection = Projection(without_column_ids(Schema.from_pb(request.schema)), store.view.layout)
     return store.applier.apply_logged(request.row_operations.rows, request.row_operations.indirect_data, projection,

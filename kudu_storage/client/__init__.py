@@ -5,6 +5,7 @@ Schemas and types are those of kudu_storage.common; the client of a cluster is n
 from __future__ import annotations
 
 from kudu_storage.common.schema import ColumnSchema, Schema
+from kudu_storage.common.schema_alterer import ColumnChange, SchemaAlterer
 from kudu_storage.common.schema_builder import (
     COMPRESSION_DEFAULT,
     COMPRESSION_LZ4,
@@ -49,8 +50,8 @@ __all__ = [
     "COMPRESSION_DEFAULT", "COMPRESSION_LZ4", "COMPRESSION_NONE", "COMPRESSION_SNAPPY", "COMPRESSION_ZLIB",
     "ENCODING_AUTO", "ENCODING_BIT_SHUFFLE", "ENCODING_DICT", "ENCODING_PLAIN", "ENCODING_PREFIX", "ENCODING_RLE",
     "FLUSH_AUTO_BACKGROUND", "FLUSH_AUTO_SYNC", "FLUSH_MANUAL", "READ_AT_SNAPSHOT", "READ_LATEST", "READ_YOUR_WRITES",
-    "ColumnSchema", "ColumnSpec", "KuduBadStatus", "KuduType", "Schema", "SchemaBuilder", "binary", "bool", "bool_",
-    "date",
+    "ColumnChange", "ColumnSchema", "ColumnSpec", "KuduBadStatus", "KuduType", "Schema", "SchemaAlterer",
+    "SchemaBuilder", "binary", "bool", "bool_", "date",
     "decimal", "double", "double_", "float", "float_", "int8", "int16", "int32", "int64", "schema_builder", "string",
     "string_", "unixtime_micros", "varchar",
 ]

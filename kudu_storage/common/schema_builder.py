@@ -112,11 +112,11 @@ class ColumnSpec:
         raise Unsupported("tables with an auto-incrementing key column cannot be made here")
 
     def encoding(self, encoding: str) -> ColumnSpec:
-        self._encoding = _named("encoding", self._name, encoding, ENCODINGS)
+        self._encoding = named_setting("encoding", self._name, encoding, ENCODINGS)
         return self
 
     def compression(self, compression: str) -> ColumnSpec:
-        self._compression = _named("compression", self._name, compression, COMPRESSIONS)
+        self._compression = named_setting("compression", self._name, compression, COMPRESSIONS)
         return self
 
     def block_size(self, block_size: int) -> ColumnSpec:
@@ -161,21 +161,27 @@ class ColumnSpec:
         return self
 
     # -- what it comes to ----------------------------------------------------------------------------------------------
+    def build(self) -> ColumnSchema:
+        """A column that is no part of a key, without id. Raises InvalidArgument."""
+        if self._primary_key:
+            raise InvalidArgument(f"column {self._name!r}: a table's key is what it was made with")
+        try:
+            return self._build(is_key=False)
+        except InvalidArgument:
+            raise
+        except KuduStorageError as error:
+            raise InvalidArgument(error.detail) from error
+
     def _build(self, is_key: bool) -> ColumnSchema:
         name = self._name
-        if not isinstance(name, str) or not name or "\0" in name \
-                or len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX:
-            raise InvalidArgument(f"{name!r} is no name of a column", advice=f"1 to {NAME_BYTES_MAX} bytes of text")
+        check_column_name(name)
         if self._type is None:
             raise InvalidArgument(f"column {name!r} has no type")
         kind = self._stored_type()
         self._check_key(kind, is_key)
-        if self._encoding not in _encodings_of(kind):
-            raise InvalidArgument(f"column {name!r}: encoding {self._encoding!r} does not fit {self._type}",
-                                  advice=", ".join(sorted(_encodings_of(kind))))
+        _check_encoding_of(name, kind, self._encoding)
         length = self._varchar_length(kind)
-        if len(self._comment.encode("utf-8", "replace")) > COMMENT_BYTES_MAX:
-            raise InvalidArgument(f"column {name!r}: a comment of more than {COMMENT_BYTES_MAX} bytes")
+        check_comment(name, self._comment)
         column = ColumnSchema(
             name=name, type=kind, nullable=not is_key and self._nullable is not False, is_key=is_key,
             precision=self._precision, scale=self._scale, length=length, encoding=ENCODINGS[self._encoding],
@@ -235,13 +241,9 @@ class SchemaBuilder:
                    scale: int | None = None, length: int | None = None, comment: str | None = None,
                    immutable: bool = False) -> ColumnSpec:
         """Add a column; what is not given here can be said on what this returns."""
-        spec = ColumnSpec(name)
-        settings = {"type": type_, "nullable": nullable, "compression": compression, "encoding": encoding,
-                    "block_size": block_size, "default": default, "precision": precision, "scale": scale,
-                    "length": length, "comment": comment}
-        for setting, value in settings.items():
-            if value is not None:
-                getattr(spec, setting)(value)
+        spec = column_spec(name, type_, nullable=nullable, compression=compression, encoding=encoding,
+                           block_size=block_size, default=default, precision=precision, scale=scale, length=length,
+                           comment=comment)
         if primary_key:
             spec.primary_key()
         if immutable:
@@ -287,6 +289,17 @@ class SchemaBuilder:
         if self._keys is None and len(marked) > 1:
             raise InvalidArgument("several columns are marked as the key", advice="set_primary_keys([...])")
         return keys
+
+
+def column_spec(name: str, type_: KuduType | str | None, **settings: Any) -> ColumnSpec:
+    """A column with those of ColumnSpec's settings that are not None."""
+    spec = ColumnSpec(name)
+    if type_ is not None:
+        spec.type(type_)
+    for setting, value in settings.items():
+        if value is not None:
+            getattr(spec, setting)(value)
+    return spec
 
 
 def schema_builder() -> SchemaBuilder:
@@ -375,11 +388,36 @@ def _integer_cell(column: ColumnSchema, number: int) -> bytes:
         raise InvalidArgument(f"column {column.name!r} ({column.type.name}): {number} is out of range") from None
 
 
-def _named(what: str, column: str, value: str, known: dict[str, int]) -> str:
+def named_setting(what: str, column: str, value: str, known: dict[str, int]) -> str:
+    """The known name that `value` is, in any case of letters. Raises InvalidArgument."""
     found = str(value).lower()
     if found not in known:
         raise InvalidArgument(f"column {column!r}: there is no {what} {value!r}", advice=", ".join(known))
     return found
+
+
+def check_column_name(name: object) -> None:
+    """Raises InvalidArgument for what a master does not take."""
+    if not isinstance(name, str) or not name or "\0" in name \
+            or len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX:
+        raise InvalidArgument(f"{name!r} is no name of a column", advice=f"1 to {NAME_BYTES_MAX} bytes of text")
+
+
+def check_comment(column: str, comment: str) -> None:
+    if len(comment.encode("utf-8", "replace")) > COMMENT_BYTES_MAX:
+        raise InvalidArgument(f"column {column!r}: a comment of more than {COMMENT_BYTES_MAX} bytes")
+
+
+def check_encoding(column: ColumnSchema, encoding: str) -> ColumnSchema:
+    """The column, if its files can have that encoding. Raises InvalidArgument."""
+    _check_encoding_of(column.name, column.type, encoding.lower())
+    return column
+
+
+def _check_encoding_of(name: str, kind: ColumnType, encoding: str) -> None:
+    if encoding not in _encodings_of(kind):
+        raise InvalidArgument(f"column {name!r}: encoding {encoding!r} does not fit {kind.name.lower()}",
+                              advice=", ".join(sorted(_encodings_of(kind))))
 
 
 def _encodings_of(kind: ColumnType) -> frozenset[str]:

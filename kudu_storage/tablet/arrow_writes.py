@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from kudu_storage._native.arrow_rows import ArrowRows
 from kudu_storage.common.limits import MIB
-from kudu_storage.errors import InvalidArgument, MemoryBackpressure, NoSpace, RowError
+from kudu_storage.common.schema import Schema
+from kudu_storage.errors import InvalidArgument, MemoryBackpressure, NoSpace, RowError, SchemaMismatch
 from kudu_storage.tablet.operations import KINDS
 from kudu_storage.tablet.session import row_errors
 from kudu_storage.tablet.store import InFlight, TabletStore
@@ -37,11 +38,11 @@ class _Writer:
         self._errors: list[RowError] = []
         self._failed = 0
 
-    def write(self, rows: ArrowRows) -> WriteReport:
+    def write(self, rows: ArrowRows, schema: Schema) -> WriteReport:
         try:
             more = True
             while more:
-                batch = self._store.new_batch()
+                batch = self._store.new_batch(schema)
                 try:
                     more = rows.fill(batch, BATCH_BYTES)
                 finally:                # what came before a value that does not fit is written, too
@@ -50,7 +51,7 @@ class _Writer:
                 while len(self._sent) > IN_FLIGHT_MAX:
                     self._answer()
             self._answer_all()
-        except (InvalidArgument, MemoryBackpressure) as error:
+        except (InvalidArgument, MemoryBackpressure, SchemaMismatch) as error:
             self._answer_all()
             error.intact = f"{self._written} rows before it are written"
             raise
@@ -81,11 +82,15 @@ def write_arrow(store: TabletStore, data: Any, kind: str, *, timeout: float | No
 
     Raises:
         InvalidArgument: no Arrow stream, columns or values that do not fit; rows before the value are written.
-        MemoryBackpressure: rows before it are written. NoSpace, WaitTimeout, LogPoisoned.
+        MemoryBackpressure: rows before it are written.
+        SchemaMismatch: a column of the stream was dropped or renamed on the way; rows before that are written.
+        NoSpace, WaitTimeout, LogPoisoned.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"there is no operation {kind!r}", advice=", ".join(KINDS))
     operation = int(KINDS[kind])
-    return _Writer(store, operation, timeout, error_limit).write(ArrowRows(data, store.new_batch(), operation))
+    schema = store.schema           # to the end: the tablet's may be changed meanwhile
+    rows = ArrowRows(data, store.new_batch(schema), operation)
+    return _Writer(store, operation, timeout, error_limit).write(rows, schema)
 
 

@@ -2,7 +2,7 @@
 
 Each runs beside readers and writers, in the thread that asked for it; several may run, as the locks allow:
  _flushing   one flush of a MemRowSet at a time; _merging: one merge at a time
- a lock for each rowset: whoever rewrites its files holds it
+ a lock for each rowset: whoever rewrites its files holds it; a schema change holds all of these
 Those are taken in this order, rowsets by id. The view is swapped by TabletStore, between two operations.
  F1  When a step fails, the view is what it was, its blocks are deleted, and inputs go on (C7 of docs/tablet.md). One
      thing outlives it: a MemRowSet or DeltaMemStore that was swapped out takes no more rows, is read on, and is the
@@ -25,6 +25,8 @@ from kudu_storage._native.block_cache import BlockCache
 from kudu_storage._native.memrowset import MemRowSet
 from kudu_storage._native.memrowset_flush import MissedChanges
 from kudu_storage._native.row_layout import RowLayout
+from kudu_storage.common.schema import Schema
+from kudu_storage.common.schema_alterer import SchemaAlterer
 from kudu_storage.errors import InternalError, InvalidArgument, KuduStorageError, TabletClosed
 from kudu_storage.fs.block_references import rowset_blocks
 from kudu_storage.fs.blocks import BlockManager, BlockTransaction
@@ -42,12 +44,12 @@ from kudu_storage.tablet.compaction import (
 from kudu_storage.tablet.compaction_policy import CompactionPolicy, pick_rowsets
 from kudu_storage.tablet.disk_rowset import DiskRowSet
 from kudu_storage.tablet.flushed import with_files, with_new_memory
-from kudu_storage.tablet.metadata import RowSetEdit, SuperblockChange, TabletMetadata, apply_change
+from kudu_storage.tablet.metadata import RowSetEdit, SchemaChange, SuperblockChange, TabletMetadata, apply_change
 from kudu_storage.tablet.rewriting import NewBlocks, Rewrite
 from kudu_storage.tablet.rowset_facts import RowSetSizes
 from kudu_storage.tablet.rowset_writer import TARGET_ROWSET_BYTES, flush_mem_rowset, write_missed
 from kudu_storage.tablet.scoring import Kind
-from kudu_storage.tablet.store import TabletStore
+from kudu_storage.tablet.store import Alteration, TabletStore
 from kudu_storage.tablet.view import FlushedRowSet, Heirs, MemStore, View
 
 MERGES_MAX: Final = 100     # in one call; each lowers what the next can gain
@@ -96,11 +98,15 @@ class Maintenance:
         Raises NoSpace, DirectoryFailed, DiskError, LogPoisoned, TabletFailed: see F1.
         """
         with self._running(), self._flushing:
-            found = self._flush_oldest() if len(self.store.view.memory) > 1 else None     # one that failed before
-            if self.store.view.memory[-1].rows.row_count:
-                self._freeze()
-                found = self._flush_oldest()
+            found = self._flush_all_memory()
         self.clean_up()
+        return found
+
+    def _flush_all_memory(self) -> Done | None:
+        found = self._flush_oldest() if len(self.store.view.memory) > 1 else None     # one that failed before
+        if self.store.view.memory[-1].rows.row_count:
+            self._freeze()
+            found = self._flush_oldest()
         return found
 
     def _freeze(self) -> None:
@@ -159,6 +165,54 @@ class Maintenance:
         self._edit(flushed, lambda _, transaction: flush_delta_store(memory, dms_id, transaction)[0],
                    flushed_memory=True)
         return Done("flush_deltas", f"store {rowset_id}/{dms_id}", (rowset_id,))
+
+    # -- schema changes ------------------------------------------------------------------------------------------------
+    def alter(self, alterer: SchemaAlterer, *, timeout: float | None = None) -> Schema:
+        """Change the schema, as a server does on its master's word (tablet.cc, AlterSchema); the schema of now.
+
+        Rows in memory are flushed first, while writers go on. Then they wait until the rest is flushed, the change is
+        in the log and the superblock tells of it. Nothing else rewrites files meanwhile.
+
+        Args:
+            timeout: seconds to wait for operations under way, before anything is changed.
+        Raises:
+            InvalidArgument: a change that does not fit. WaitTimeout, and what flush_memory() can raise: nothing was
+            changed. NoSpace: nothing was changed, either. TabletFailed: it is in the log; opening the tablet does the
+            rest.
+        """
+        with self._running(), self._flushing, self._merging, \
+                self._locked([flushed.id for flushed in self.store.view.flushed]):
+            self.store.require_writable()
+            change = self._change_of(alterer)
+            if change is not None:
+                self._flush_all_memory()
+                with self.store.quiesced(timeout):
+                    self._flush_all_memory()
+                    self._metadata.note_column_ids(column.id or 0 for column in change.schema)
+                    self.store.alter(Alteration(change, self._record_schema, self._metadata.take_mem_rowset_id))
+        self.clean_up()
+        return self.store.schema
+
+    def _change_of(self, alterer: SchemaAlterer) -> SchemaChange | None:
+        """None: it changes nothing. Raises InvalidArgument."""
+        view = self.store.view
+        # Deltas of dropped columns stay in files and in memory until a merge.
+        self._metadata.note_column_ids(
+            column_id for flushed in view.flushed for file in (*flushed.disk.undo_files, *flushed.disk.redo_files)
+            if file.stats is not None for column_id in file.stats.update_counts)
+        schema = alterer.schema(view.schema, self._metadata.next_column_id)
+        name = alterer.table_name if alterer.table_name != self._metadata.table_name else None
+        if schema == view.schema and name is None:
+            return None
+        return SchemaChange(schema, view.schema_version + 1, name)
+
+    def _record_schema(self, change: SchemaChange) -> None:
+        self._metadata.commit(SuperblockChange(schema=change), sync_log=self.store.sync_log)
+
+    @property
+    def table_name(self) -> str:
+        """By the superblock."""
+        return self._metadata.table_name
 
     # -- compactions of deltas -----------------------------------------------------------------------------------------
     def compact_redos(self, rowset_id: int, block_ids: Sequence[int] | None = None) -> Done | None:

@@ -2,8 +2,8 @@
 
  C1-C8 are in docs/tablet.md. Besides:
  T1  `message` is what the last durable superblock says. Nobody but this object changes it.
- T2  Ids are given once. MemRowSet, rowset and delta store ids exceed every one in the superblock and all that were
-     noted from the retained log.
+ T2  Ids are given once. MemRowSet, rowset, delta store and column ids exceed every one in the superblock and all that
+     were noted from the retained log and the rowsets' deltas.
  T3  Blocks that a superblock names no more are in its `orphaned_blocks` before they are deleted, and leave it after.
  T4  When it is not known which superblock a power cut would leave, nothing is deleted any more and nothing replaced:
      `failed` says why, until the tablet is opened again.
@@ -20,10 +20,11 @@ from threading import Lock
 from typing import Any, Self
 
 from kudu_storage._native.disk import Disk
+from kudu_storage.common.schema import Schema
 from kudu_storage.errors import InternalError, InvalidArgument, KuduStorageError
 from kudu_storage.fs.block_references import live_references, named_block_ids, rowset_blocks
 from kudu_storage.fs.blocks import BlockManager, BlockTransaction
-from kudu_storage.fs.pb_container import container_bytes, read_single, replace_file, serialize
+from kudu_storage.fs.pb_container import as_text, container_bytes, read_single, replace_file, serialize
 from kudu_storage.fs.superblock import NOTHING_DURABLE, TYPE
 from kudu_storage.protos import message_class
 
@@ -50,6 +51,15 @@ class RowSetEdit:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """Other columns, with ids; `version` is above all before. table_name: None: it stays."""
+
+    schema: Schema
+    version: int
+    table_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SuperblockChange:
     """What the next superblock says otherwise. add: RowSetDataPB of new rowsets. remove: ids. edit: by rowset id.
 
@@ -60,12 +70,14 @@ class SuperblockChange:
     remove: tuple[int, ...] = ()
     edit: Mapping[int, RowSetEdit] = field(default_factory=dict)
     durable_mrs_id: int | None = None
+    schema: SchemaChange | None = None
 
 
 def apply_change(message: Any, change: SuperblockChange) -> Any:
     """A new TabletSuperBlockPB: `message` changed, with the blocks it names no more orphaned. Pure.
 
-    Raises InvalidArgument for a rowset or file that is not there, an id that is taken, a store flushed twice.
+    Raises InvalidArgument for a rowset or file that is not there, an id that is taken, a store flushed twice, a schema
+    that is no newer.
     """
     changed: Any = message_class(TYPE)()
     changed.CopyFrom(message)
@@ -74,12 +86,24 @@ def apply_change(message: Any, change: SuperblockChange) -> Any:
         if change.durable_mrs_id <= message.last_durable_mrs_id:
             raise InvalidArgument(f"MemRowSet {change.durable_mrs_id} was flushed before")
         changed.last_durable_mrs_id = change.durable_mrs_id
+    if change.schema is not None:
+        _set_schema(changed, change.schema)
     named = {reference.block_id for reference in live_references(changed)}
     orphaned = {block.id for block in changed.orphaned_blocks}
     for reference in live_references(message):
         if reference.block_id not in named and reference.block_id not in orphaned:
             changed.orphaned_blocks.add(id=reference.block_id)
     return changed
+
+
+def _set_schema(changed: Any, change: SchemaChange) -> None:
+    if change.version <= changed.schema_version:
+        raise InvalidArgument(f"schema version {change.version} is not above {changed.schema_version}")
+    changed.ClearField("schema")
+    change.schema.to_pb(changed.schema)
+    changed.schema_version = change.version
+    if change.table_name is not None:
+        changed.table_name = change.table_name
 
 
 def _replace_rowsets(changed: Any, change: SuperblockChange) -> None:
@@ -153,6 +177,7 @@ class TabletMetadata:
         self._failure: KuduStorageError | None = None
         self._next_mrs_id: int = max(message.last_durable_mrs_id, NOTHING_DURABLE) + 1
         self._next_rowset_id: int = max((rowset.id for rowset in message.rowsets), default=-1) + 1
+        self._next_column_id: int = max(column_ids_of(message), default=-1) + 1
         self._next_dms_ids: dict[int, int] = {rowset.id: rowset.last_durable_dms_id + 1 for rowset in message.rowsets}
         for block_id in named_block_ids(message):
             blocks.notify_block_id(block_id)
@@ -197,6 +222,21 @@ class TabletMetadata:
             for rowset_id, dms_id in dms_ids:
                 self._next_rowset_id = max(self._next_rowset_id, rowset_id + 1)
                 self._next_dms_ids[rowset_id] = max(self._next_dms_ids.get(rowset_id, 0), dms_id + 1)
+
+    def note_column_ids(self, ids: Iterable[int]) -> None:
+        """Columns that the log, or deltas, know or knew."""
+        with self._lock:
+            self._next_column_id = max(self._next_column_id, max(ids, default=-1) + 1)
+
+    @property
+    def next_column_id(self) -> int:
+        """Above all ids that columns have or had, as far as anything tells; note_column_ids() takes it (T2)."""
+        with self._lock:
+            return self._next_column_id
+
+    @property
+    def table_name(self) -> str:
+        return as_text(self.message.table_name)
 
     def take_mem_rowset_id(self) -> int:
         """An id for a new MemRowSet (T2)."""
@@ -300,6 +340,12 @@ class TabletMetadata:
                 if rowset.id >= self._next_rowset_id \
                         or rowset.last_durable_dms_id >= self._next_dms_ids.get(rowset.id, 0):
                     raise InternalError(f"an id of rowset {rowset.id} would be given out again", path=self.path)
+
+
+def column_ids_of(message: Any) -> tuple[int, ...]:
+    """Of the columns that a TabletSuperBlockPB has, and of those that rowsets have files of."""
+    return (*(column.id for column in message.schema.columns),
+            *(column.column_id for rowset in message.rowsets for column in rowset.columns))
 
 
 def blocks_of(rowsets: Iterable[Any]) -> tuple[int, ...]:

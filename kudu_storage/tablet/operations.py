@@ -36,6 +36,11 @@ class WriteOperation:
             raise InvalidArgument(f"{len(record)} values for {len(schema)} columns")
         self.values = [*record, *[UNSET] * (len(schema) - len(record))]
 
+    @property
+    def schema(self) -> Schema:
+        """Of the tablet as it was when the operation was made."""
+        return self._schema
+
     def __setitem__(self, column: str | int, value: Any) -> None:
         self.values[self._position(column)] = value
 

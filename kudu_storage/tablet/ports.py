@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
 from kudu_storage.common.opid import OpId
+from kudu_storage.common.schema import Schema
 
 
 class Token(Protocol):
@@ -49,6 +50,9 @@ class LogSink(Protocol):
 
         Raises NoSpace, LogPoisoned, LogClosed, DiskError: some may not.
         """
+
+    def set_schema(self, schema: Schema, version: int) -> None:
+        """What segments of the log that are begun from now on say of the columns."""
 
     def anchor(self, index: int, owner: str) -> None:
         """Keep the log from `index` on for `owner`, in place of what it held before."""

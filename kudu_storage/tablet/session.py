@@ -36,6 +36,7 @@ from kudu_storage.errors import (
     RowImmutable,
     RowInvalid,
     RowNotFound,
+    SchemaMismatch,
     SessionFull,
 )
 from kudu_storage.tablet.operations import KINDS, Record, WriteOperation
@@ -63,6 +64,7 @@ class Session:
         self._error_limit = error_limit
         self._interval = flush_interval
         self._batch: RowBatch | None = None             # being filled
+        self._batch_schema: Schema | None = None        # of the operations in it
         self._kinds: list[int] = []                     # of its operations
         self._sealed: deque[tuple[RowBatch, list[int]]] = deque()
         self._sent: deque[tuple[InFlight, RowBatch, list[int]]] = deque()
@@ -125,8 +127,11 @@ class Session:
         """
         with self._lock:
             self._require_open()
-            if self._batch is None:
-                self._batch, self._kinds = self._store.new_batch(), []
+            schema = operation.schema
+            if self._batch is None or schema is not self._batch_schema:     # the tablet's was changed in between
+                self._seal()
+                self._batch, self._kinds = self._store.new_batch(schema), []
+                self._batch_schema = schema
             if self._mode == "manual" and self._held_bytes + self._batch.size_bytes >= self._buffer_bytes:
                 raise SessionFull(f"{self._held_bytes + self._batch.size_bytes} bytes of operations wait, the bound is "
                                   f"{self._buffer_bytes}", advice="flush(), or a larger buffer_size")
@@ -179,6 +184,10 @@ class Session:
                 if oldest is not None:
                     await oldest.token
                     self._store.settle(oldest)
+                else:                   # the tablet's schema is being changed
+                    import asyncio
+
+                    await asyncio.get_running_loop().run_in_executor(None, self._store.wait_oldest)
         while self._sent:
             sent = self._sent[0]
             with contextlib.suppress(NoSpace):      # told by settle()
@@ -242,9 +251,20 @@ class Session:
 
     def _send_one(self, append: Callable[[RowBatch], InFlight]) -> None:
         batch, kinds = self._sealed[0]
-        sent = append(batch)
+        try:
+            sent = append(batch)
+        except SchemaMismatch as error:
+            self._sealed.popleft()
+            self._held_bytes -= batch.size_bytes
+            self._refuse(kinds, error)
+            return
         self._sealed.popleft()
         self._sent.append((sent, batch, kinds))
+
+    def _refuse(self, kinds: list[int], error: SchemaMismatch) -> None:
+        """All operations of a batch, for want of a column that they set."""
+        self._note_errors([RowInvalid(RowOp(kind).name.lower(), None, error.detail)
+                           for kind in kinds[:self._error_limit]], len(kinds))
 
     def _collect(self, timeout: float | None) -> None:
         """Answer what is acknowledged already, and wait while more than the bound is held (N1)."""
@@ -263,9 +283,12 @@ class Session:
             raise
         self._sent.popleft()
         self._held_bytes -= batch.size_bytes
-        self._error_count += operation.failed_count
-        self._unreported += operation.failed_count
-        errors = row_errors(self._store.schema, operation.failures[:self._error_limit], kinds)
+        self._note_errors(row_errors(self._store.schema, operation.failures[:self._error_limit], kinds),
+                          operation.failed_count)
+
+    def _note_errors(self, errors: list[RowError], count: int) -> None:
+        self._error_count += count
+        self._unreported += count
         self._errors += errors[:self._error_limit - len(self._errors)]
         self._fresh += errors[:self._error_limit - len(self._fresh)]
 

@@ -13,7 +13,10 @@
      snapshot after they took the view: so none reads what was dropped.
  T8  Every operation that the log must keep is at or above an anchor: those of stores by what they hold, all others by
      "operations in flight", which moves up only while all stores have theirs.
-Locks, from the outside in: _applying, _order. May not touch: files, the log but through ports.LogSink.
+ T9  A schema change is an operation like others, but that nothing else is in flight beside it (`quiesced`), and that
+     the MemRowSet is empty when it is appended: what is decoded with a layout is applied with it, and a MemRowSet has
+     one layout. It is in the superblock before its COMMIT is queued, and in the headers of segments from there on.
+Locks, from the outside in: _applying, the superblock's, _order. May not touch: files, the log but through ports.LogSink.
 """
 from __future__ import annotations
 
@@ -23,39 +26,76 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kudu_storage._native.applier import Applier, FailedRow
 from kudu_storage._native.mvcc import Snapshot
 from kudu_storage._native.row_batch import RowBatch
-from kudu_storage._native.row_layout import Projection
+from kudu_storage._native.memrowset import MemRowSet
+from kudu_storage._native.row_layout import Projection, RowLayout
 from kudu_storage._native.row_stores import RowStores
 from kudu_storage.common.hybrid_time import from_micros
 from kudu_storage.common.opid import OpId
 from kudu_storage.common.schema import Schema
 from kudu_storage.common.schema_builder import without_column_ids
 from kudu_storage.errors import (
+    BadFormat,
+    InternalError,
     InvalidArgument,
     KuduStorageError,
     LogBackpressure,
     LogPoisoned,
     NoSpace,
+    SchemaMismatch,
     TabletClosed,
     TabletFailed,
     Unsupported,
+    WaitTimeout,
 )
 from kudu_storage.protos import message_class
+from kudu_storage.tablet.metadata import SchemaChange
 from kudu_storage.tablet.ports import Care, LogSink, Token
-from kudu_storage.tablet.view import View
+from kudu_storage.tablet.view import MemStore, View
 
 NO_OP = 1
+ALTER_SCHEMA = 4
+STATUS_INVALID_ARGUMENT = 4         # kudu.AppStatusPB.ErrorCode
 IN_FLIGHT_OWNER = "operations in flight"
 # Rows refused of one operation that are remembered; a batch of 1 MiB has fewer rows than that.
 FAILURES_MAX = 100_000
 # After so many bytes of operations a tablet in somebody's care tells what it weighs.
 WEIGH_EVERY_BYTES = 1 << 20
+# Schemas of before that sessions may still hold operations for, and that are found again without being made anew.
+FORMER_SCHEMAS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A schema as batches have it: with ids, without, and serialised. `projection`: to the tablet's layout of now."""
+
+    schema: Schema
+    client: Schema
+    client_bytes: bytes
+    projection: Projection
+
+    @classmethod
+    def of(cls, schema: Schema, client: Schema, layout: RowLayout) -> Columns:
+        """Raises BadFormat where the client's columns are not all there, by name and type."""
+        return cls(schema, client, _schema_bytes(client), Projection(client, layout))
+
+
+@dataclass(frozen=True, slots=True)
+class Alteration:
+    """A schema change that is an operation. record: makes the superblock tell of it, durably.
+
+    new_memory: an id for a new MemRowSet.
+    """
+
+    change: SchemaChange
+    record: Callable[[SchemaChange], object]
+    new_memory_id: Callable[[], int]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +104,10 @@ class InFlight:
 
     op_id: OpId
     timestamp: int
-    batch: RowBatch | None              # None: a NO_OP
+    batch: RowBatch | None              # None: a NO_OP, or a schema change
     token: Token
+    projection: Projection | None = None        # of a batch with other columns than the tablet's
+    alteration: Alteration | None = None
     settled: bool = False
     error: KuduStorageError | None = None
     failed_count: int = 0
@@ -122,9 +164,12 @@ class TabletStore:
         self._care: Care | None = None
         self._unweighed_bytes = 0                       # appended since care was told; under _order
         self._pid = os.getpid()
-        self._client_schema = without_column_ids(view.schema)
-        self._client_schema_bytes = _schema_bytes(self._client_schema)
-        self._projection = Projection(self._client_schema, view.layout)
+        self._quiet: threading.Event | None = None      # set once `quiesced` ends; under _order
+        self._counts_before: dict[str, int] = {}        # of appliers before a schema change
+        # One reference each, replaced as a whole: what new batches have, and what those of before are mapped by.
+        self._columns = Columns.of(view.schema, without_column_ids(view.schema), view.layout)
+        self._former: deque[tuple[Schema, Schema]] = deque(maxlen=FORMER_SCHEMAS_MAX)     # with ids, and without
+        self._mapped: Columns | None = None             # the last one that was not `_columns`; under _order
         self._applier = self._new_applier(view)
         self._place(view)
         # A tablet that nobody closed lets go of its folder all the same; what is in flight is in the log.
@@ -155,15 +200,32 @@ class TabletStore:
         """No operation can be added."""
         return self._read_only is not None or self._applier is None
 
-    def new_batch(self) -> RowBatch:
-        """An empty batch for this tablet's columns. Raises Unsupported where rows cannot be written."""
+    def new_batch(self, schema: Schema | None = None) -> RowBatch:
+        """An empty batch for this tablet's columns, or for those that it had (see append).
+
+        Raises Unsupported where rows cannot be written.
+        """
+        self.require_writable()
+        columns = self._columns
+        if schema is None or schema is columns.schema:
+            return RowBatch(columns.client)
+        for known, client in tuple(self._former):
+            if known is schema:
+                return RowBatch(client)
+        client = without_column_ids(schema)
+        self._former.append((schema, client))
+        return RowBatch(client)
+
+    def require_writable(self) -> None:
+        """Raises Unsupported."""
         if self._read_only is not None:
             raise Unsupported(self._read_only)
         self._writer()
-        return RowBatch(self._client_schema)
 
     def counts(self) -> dict[str, int]:
-        return {} if self._applier is None else self._applier.counts
+        if self._applier is None:
+            return {}
+        return {name: count + self._counts_before.get(name, 0) for name, count in self._applier.counts.items()}
 
     @property
     def in_flight(self) -> int:
@@ -205,14 +267,22 @@ class TabletStore:
     def append(self, batch: RowBatch) -> InFlight:
         """Into the log's queue, with OpId and timestamp. Nobody may add to the batch afterwards.
 
-        Raises LogBackpressure (nothing was appended), NoSpace, LogPoisoned, TabletClosed, TabletFailed.
+        A batch for columns of before is mapped to the tablet's by their names, as a server does it.
+
+        Raises LogBackpressure (nothing was appended), SchemaMismatch (nor will it), NoSpace, LogPoisoned, TabletClosed,
+        TabletFailed.
         """
         self._writer()
         with self._order:
             self._require_usable()
+            if self._quiet is not None:
+                raise LogBackpressure("the tablet's schema is being changed")
+            columns = self._columns_of(batch)
             if self._term == 0:
                 self._lead()
-            operation = self._append(batch)
+            operation = self._append(
+                lambda op_id, at: batch.replicate(self.tablet_id.encode(), columns.client_bytes, *op_id, at),
+                batch, projection=None if columns is self._columns else columns.projection)
             self._unweighed_bytes += batch.size_bytes
             heavy = self._unweighed_bytes >= WEIGH_EVERY_BYTES
             if heavy:
@@ -220,6 +290,20 @@ class TabletStore:
         if heavy:
             self._weigh()
         return operation
+
+    def _columns_of(self, batch: RowBatch) -> Columns:
+        """Under _order."""
+        client = batch.client_schema
+        if client is self._columns.client:
+            return self._columns
+        if self._mapped is None or self._mapped.client is not client:
+            try:
+                self._mapped = Columns.of(client, client, self._view.layout)
+            except BadFormat as error:
+                raise SchemaMismatch(f"the table's schema was changed (version {self._view.schema_version}): "
+                                     f"{error.detail}", intact="none of these operations is in the log",
+                                     advice="make them again, with the columns of now") from error
+        return self._mapped
 
     def write(self, batch: RowBatch, timeout: float | None = None) -> InFlight:
         """append(), waiting for room in memory and in the log's queue. Raises MemoryBackpressure, too."""
@@ -232,7 +316,11 @@ class TabletStore:
 
     def wait_oldest(self, timeout: float | None = None) -> None:
         """Until the operation longest in flight is acknowledged, or all of the queue is written."""
-        oldest = self.oldest()
+        oldest, quiet = self.oldest(), self._quiet
+        if oldest is None and quiet is not None:
+            if not quiet.wait(timeout):
+                raise WaitTimeout("the tablet's schema is still being changed")
+            return
         if oldest is None:
             self._sink.durable()        # raises when the log is gone
             return
@@ -272,17 +360,14 @@ class TabletStore:
         if last is not None:
             self.wait(last, timeout)
 
-    def _append(self, batch: RowBatch | None) -> InFlight:
+    def _append(self, encode: Callable[[OpId, int], bytes], batch: RowBatch | None = None, *,
+                projection: Projection | None = None, alteration: Alteration | None = None) -> InFlight:
         while True:
             op_id = OpId(self._term, self._sink.next_index())
             timestamp = self._next_timestamp()
-            if batch is None:
-                message = no_op(op_id, timestamp)
-            else:
-                message = batch.replicate(self.tablet_id.encode(), self._client_schema_bytes, *op_id, timestamp)
-            token = self._sink.replicate(message)
+            token = self._sink.replicate(encode(op_id, timestamp))
             if token is not None:
-                operation = InFlight(op_id, timestamp, batch, token)
+                operation = InFlight(op_id, timestamp, batch, token, projection, alteration)
                 self._in_flight.append(operation)
                 return operation
 
@@ -290,7 +375,7 @@ class TabletStore:
         """A leader's first operation is its term's NO_OP; it commits what earlier terms left."""
         self._term = self._sink.lead()
         try:
-            self._append(None)
+            self._append(no_op)
         except BaseException:
             self._term = 0          # a term without its NO_OP: the next one will have it
             raise
@@ -328,11 +413,13 @@ class TabletStore:
 
     def _apply(self, operation: InFlight) -> None:
         try:
-            if operation.batch is None:
+            if operation.alteration is not None:
+                commit = self._apply_alteration(operation.alteration, operation.op_id)
+            elif operation.batch is None:
                 commit = no_op_commit(operation.op_id)
             else:
                 applier = self._writer()
-                commit = applier.apply(operation.batch, *operation.op_id, operation.timestamp)
+                commit = applier.apply(operation.batch, *operation.op_id, operation.timestamp, operation.projection)
                 operation.failed_count = applier.failed
                 if applier.failed:
                     operation.failures = applier.take_failures()
@@ -343,6 +430,89 @@ class TabletStore:
         self._applied = operation.timestamp
         self._applied_index = operation.op_id.index
         self._sink.commit(commit)
+
+    # -- schema changes (T9) -------------------------------------------------------------------------------------------
+    @property
+    def is_quiet(self) -> bool:
+        """Nobody may append just now."""
+        return self._quiet is not None
+
+    @contextlib.contextmanager
+    def quiesced(self, timeout: float | None = None) -> Iterator[None]:
+        """All that was appended is applied, and others wait with what they would append. One at a time.
+
+        Raises WaitTimeout, LogPoisoned, TabletClosed, TabletFailed.
+        """
+        with self._order:
+            self._require_usable()
+            if self._quiet is not None:
+                raise InternalError("a tablet is quiesced twice")
+            quiet = self._quiet = threading.Event()
+        try:
+            while self.oldest() is not None:
+                with contextlib.suppress(NoSpace):      # it is not in the log; whoever sent it is told
+                    self.flush_log(timeout)
+            yield
+        finally:
+            with self._order:
+                self._quiet = None
+            quiet.set()
+
+    def alter(self, alteration: Alteration) -> InFlight:
+        """Change the schema, durably; for who quiesced the tablet and flushed its MemRowSet.
+
+        Raises NoSpace (it is not in the log), LogPoisoned, TabletFailed: it is in the log, and opening the tablet again
+        does what is left.
+        """
+        self.require_writable()
+        view = self._view
+        if self._quiet is None or len(view.memory) > 1 or view.memory[0].rows.row_count:
+            raise InternalError("a schema change beside rows in memory")
+        with self._order:
+            self._require_usable()
+            if self._term == 0:
+                self._lead()
+            operation = self._append(
+                lambda op_id, at: alter_schema(self.tablet_id, alteration.change, op_id, at), alteration=alteration)
+        try:
+            return self.wait(operation)
+        finally:
+            if not operation.settled and self._failure is None:
+                # Nobody may apply it later, beside flushes and writers that know nothing of it.
+                self.fail("waiting for a schema change was interrupted")
+
+    def _apply_alteration(self, alteration: Alteration, op_id: OpId) -> bytes:
+        change = alteration.change
+        view = self._view
+        rows = MemRowSet()
+        rows.add_layout(RowLayout(change.schema))
+        rows.share()
+        store = MemStore(rows, alteration.new_memory_id())
+        altered = replace(view, layout=RowLayout(change.schema), schema_version=change.version, memory=(store,))
+        columns = Columns.of(change.schema, without_column_ids(change.schema), altered.layout)
+        alteration.record(change)
+        self._sink.set_schema(change.schema, change.version)
+        self._use(altered, columns)
+        return alter_commit(op_id)
+
+    def apply_logged_alteration(self, change: SchemaChange) -> None:
+        """A schema change of the log, while the tablet is opened: its MemRowSet is not shared yet, and nobody reads."""
+        layout = RowLayout(change.schema)
+        for store in self._view.memory:
+            store.rows.add_layout(RowLayout(change.schema))
+        self._use(replace(self._view, layout=layout, schema_version=change.version),
+                  Columns.of(change.schema, without_column_ids(change.schema), layout))
+
+    def _use(self, view: View, columns: Columns) -> None:
+        self._counts_before = self.counts()
+        former = self._columns
+        applier = None if self._applier is None else Applier(
+            view.memory[-1].rows, view.layout, columns.projection, store_id=view.memrowset_id,
+            failures_max=FAILURES_MAX)
+        with self._order:               # appends come with the columns of the layout that they are applied with
+            self._former.append((former.schema, former.client))
+            self._columns, self._mapped, self._applier, self._view = columns, None, applier, view
+        self._place(view)
 
     # -- the view ------------------------------------------------------------------------------------------------------
     def swap(self, make: Callable[[View], View]) -> Snapshot:
@@ -514,7 +684,7 @@ class TabletStore:
     # -- pieces --------------------------------------------------------------------------------------------------------
     def _new_applier(self, view: View) -> Applier | None:
         try:
-            return Applier(view.memory[-1].rows, view.layout, self._projection, store_id=view.memrowset_id,
+            return Applier(view.memory[-1].rows, view.layout, self._columns.projection, store_id=view.memrowset_id,
                            failures_max=FAILURES_MAX)
         except Unsupported:
             return None                 # its rows can be read
@@ -543,6 +713,29 @@ def no_op(op_id: OpId, timestamp: int) -> bytes:
 def no_op_commit(op_id: OpId) -> bytes:
     message: Any = message_class("kudu.consensus.CommitMsg")(op_type=NO_OP)
     message.commited_op_id.term, message.commited_op_id.index = op_id
+    return bytes(message.SerializeToString())
+
+
+def alter_schema(tablet_id: str, change: SchemaChange, op_id: OpId, timestamp: int) -> bytes:
+    """The ReplicateMsg of a schema change, as a server makes it of its master's request."""
+    message: Any = message_class("kudu.consensus.ReplicateMsg")(timestamp=timestamp, op_type=ALTER_SCHEMA)
+    message.id.term, message.id.index = op_id
+    request = message.alter_schema_request
+    request.tablet_id = tablet_id.encode()
+    request.schema_version = change.version
+    change.schema.to_pb(request.schema)
+    if change.table_name is not None:
+        request.new_table_name = change.table_name
+    return bytes(message.SerializeToString())
+
+
+def alter_commit(op_id: OpId, refused: str | None = None) -> bytes:
+    """The CommitMsg of a schema change. refused: why it changed nothing."""
+    message: Any = message_class("kudu.consensus.CommitMsg")(op_type=ALTER_SCHEMA)
+    message.commited_op_id.term, message.commited_op_id.index = op_id
+    if refused is not None:
+        status = message.result.ops.add().failed_status
+        status.code, status.message = STATUS_INVALID_ARGUMENT, refused
     return bytes(message.SerializeToString())
 
 

@@ -245,6 +245,18 @@ class Log(LogAppender):
         """The writing half, for who drives it himself. truncate_after() makes another one."""
         return self._writer
 
+    def set_schema(self, schema: Schema, version: int) -> None:
+        """What the headers of segments say that are begun from now on: the tablet's rows have other columns.
+
+        Raises InvalidArgument for a schema that no header holds, LogClosed, LogPoisoned.
+        """
+        header_schema = _header_schema(schema, version)
+        _, after = _header_parts(self._settings["tablet_id"], self._settings["codec"], header_schema)
+        with self._mutex:
+            self._require_open()
+            self._writer.set_header(after)
+            self._settings["schema"] = header_schema
+
     # -- where it stands -----------------------------------------------------------------------------------------------
     @property
     def path(self) -> str:

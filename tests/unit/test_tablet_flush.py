@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import altering_model
 import pytest
+from altering_model import AlteringModel
 from tablet_model import Model, check_rows, model_schema, random_operation, write_batch
 from tablet_steps import STEPS
 
@@ -38,18 +40,43 @@ def check_live_rows(tablet: Tablet) -> None:
 class History:
     """A tablet and its model, through steps that a random generator picks."""
 
+    schema_changes = 0.0            # their share of the steps
+
     def __init__(self, folder: Path, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.model = Model()
+        self.model: Any = self.new_model()
         self.folder = folder
         self.copies = 0
         self.trace: list[str] = []
         self.history_seconds = self.rng.choice([None, None, 0])
         self.options = {**OPTIONS, "rowset_size": self.rng.choice([1, 2000, "32MiB"])}
         self.busy = self.rng.random() < 0.7         # writers go on while a step runs
-        self.tablet = Tablet.create(folder, model_schema(), history_seconds=self.history_seconds,
+        self.tablet = Tablet.create(folder, self.schema(), history_seconds=self.history_seconds,
                                     compression=self.rng.choice(["lz4", "none"]), **self.options)
         self.keep_writing()
+
+    # -- the model -----------------------------------------------------------------------------------------------------
+    def new_model(self) -> Any:
+        return Model()
+
+    def schema(self) -> Schema:
+        return model_schema()
+
+    def write(self, tablet: Tablet, model: Any, most: int) -> None:
+        write_batch(tablet, model, [random_operation(self.rng) for _ in range(self.rng.randrange(1, most))])
+
+    def check(self, tablet: Tablet, model: Any) -> None:
+        check_rows(tablet, model)
+
+    def sorted(self) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self.model.sorted()
+        return found
+
+    def snapshot(self) -> None:
+        self.model.snapshots.append((self.tablet.now(), dict(self.model.rows)))
+
+    def alter(self, tablet: Tablet, model: Any) -> None:
+        raise NotImplementedError
 
     # -- what happens while a step runs --------------------------------------------------------------------------------
     def keep_writing(self) -> None:
@@ -69,12 +96,12 @@ class History:
 
     def meanwhile(self) -> None:
         rng = self.rng
-        if rng.random() < 0.6:
-            write_batch(self.tablet, self.model, [random_operation(rng) for _ in range(rng.randrange(1, 12))])
+        if rng.random() < 0.6 and not self.tablet._store.is_quiet:
+            self.write(self.tablet, self.model, 12)
         if rng.random() < 0.2 and self.history_seconds is None:
-            self.model.snapshots.append((self.tablet.now(), dict(self.model.rows)))
+            self.snapshot()
         if rng.random() < 0.2:
-            assert self.tablet.scanner().ordered().open().read_all_tuples() == self.model.sorted()
+            assert self.tablet.scanner().ordered().open().read_all_tuples() == self.sorted()
         if rng.random() < 0.06:
             self.check_crash()
 
@@ -86,11 +113,15 @@ class History:
         model = self.model.copy()
         for number in range(3):
             tablet = Tablet.open(copy, **self.options)
-            check_rows(tablet, model)
-            write_batch(tablet, model, [random_operation(self.rng) for _ in range(10)])
+            if number == 0 and tablet._store.view.schema_version > self.tablet._store.view.schema_version:
+                model.adopt(self.model.coming)
+            self.check(tablet, model)
+            self.write(tablet, model, 12)
             if number == 1:
                 tablet.flush()
-                write_batch(tablet, model, [random_operation(self.rng) for _ in range(10)])
+                self.write(tablet, model, 12)
+            if number == 2 and self.schema_changes:
+                self.alter(tablet, model)
             tablet.close()
         result = replay(copy, include_pending=True, data_dirs=[copy])
         assert not result.report.problems and result.report.rows == len(model.rows), result.report.problems
@@ -100,12 +131,15 @@ class History:
     def step(self) -> None:
         rng = self.rng
         chance = rng.random()
-        if chance < 0.45:
+        if chance < self.schema_changes:
+            self.trace.append("alter")
+            self.alter(self.tablet, self.model)
+        elif chance < 0.45:
             self.trace.append("write")
-            write_batch(self.tablet, self.model, [random_operation(rng) for _ in range(rng.randrange(1, 25))])
+            self.write(self.tablet, self.model, 25)
         elif chance < 0.5:
             self.trace.append("snapshot")
-            self.model.snapshots.append((self.tablet.now(), dict(self.model.rows)))
+            self.snapshot()
         elif chance < 0.9:
             name = rng.choice(list(STEPS))
             self.trace.append(name)
@@ -139,7 +173,7 @@ class History:
         try:
             for _ in range(steps):
                 self.step()
-                check_rows(self.tablet, self.model)
+                self.check(self.tablet, self.model)
                 check_live_rows(self.tablet)
         except BaseException as error:
             error.add_note(f"after {', '.join(self.trace)}")
@@ -148,13 +182,44 @@ class History:
             self.tablet.close()
 
 
+class AlteringHistory(History):
+    """The same, and the schema changes."""
+
+    schema_changes = 0.12
+
+    def new_model(self) -> AlteringModel:
+        return AlteringModel()
+
+    def schema(self) -> Schema:
+        found: Schema = self.model.schema()
+        return found
+
+    def write(self, tablet: Tablet, model: AlteringModel, most: int) -> None:
+        altering_model.write_some(tablet, model, self.rng, most)
+
+    def check(self, tablet: Tablet, model: AlteringModel) -> None:
+        altering_model.check_all(tablet, model)
+
+    def sorted(self) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self.model.tuples()
+        return found
+
+    def snapshot(self) -> None:
+        self.model.snapshots.append((self.tablet.now(), self.model.frozen_rows()))
+
+    def alter(self, tablet: Tablet, model: AlteringModel) -> None:
+        altering_model.alter(tablet, model, self.rng)
+
+
+@pytest.mark.parametrize("history_type", [History, AlteringHistory])
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + HISTORIES))
-def test_a_random_history_of_flushes_and_compactions_agrees_with_the_model(seed: int, tmp_path: Path) -> None:
-    history = History(tmp_path / "t", seed)
+def test_a_random_history_of_flushes_and_compactions_agrees_with_the_model(
+        seed: int, history_type: type[History], tmp_path: Path) -> None:
+    history = history_type(tmp_path / "t", seed)
     history.run(60)
     with Tablet.open(history.folder) as tablet:
         history.forget_snapshots(tablet)
-        check_rows(tablet, history.model)
+        history.check(tablet, history.model)
         checksum = tablet.checksum()
         tablet._maintenance._metadata.check()
     # The replay tool knows the rules of a real server, and not this package's tablet.
