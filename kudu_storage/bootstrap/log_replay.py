@@ -405,8 +405,8 @@ class _Run:
                 self._replayer.stop()   # L3
 
     def _check_reaches_rowsets(self, rowsets: list[DiskRowSet]) -> None:
-        """A superblock names a rowset or delta file only when the log is durable up to its last operation (C2). Of a log
-        that ends before, the end was lost, whatever its segments say."""
+        """A superblock names a rowset or delta file only when the log is durable up to its last operation (C2). Of a
+        log that ends before, the end was lost, whatever its segments say."""
         assert self._replayer is not None
         flushed, last = max((r.max_timestamp or 0 for r in rowsets), default=0), self._replayer.last_timestamp
         if 0 < last < flushed:
@@ -559,8 +559,8 @@ class _Run:
         if self._lacks_an_alter():
             assert self._replayer.orphan_alter is not None
             self._add_problem("missing_operations", self._segments[0].sequence, None,
-                              f"operation {OpId(*self._replayer.orphan_alter)} changed the schema; its request is in an "
-                              "earlier, missing segment, and no header has what came of it",
+                              f"operation {OpId(*self._replayer.orphan_alter)} changed the schema; its request is in "
+                              "an earlier, missing segment, and no header has what came of it",
                               "copy the earlier segments from a backup or another replica")
         orphan = self._replayer.orphan_to_replay
         flushed = superblock is None or superblock.last_durable_mrs_id >= 0 or bool(superblock.rowsets)

@@ -16,7 +16,7 @@
  T9  A schema change is an operation like others, but that nothing else is in flight beside it (`quiesced`), and that
      the MemRowSet is empty when it is appended: what is decoded with a layout is applied with it, and a MemRowSet has
      one layout. It is in the superblock before its COMMIT is queued, and in the headers of segments from there on.
-Locks, from the outside in: _applying, the superblock's, _order. May not touch: files, the log but through ports.LogSink.
+Locks, from the outside in: _applying, the superblock's, _order. May not touch: files, the log but through LogSink.
 """
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kudu_storage._native.applier import Applier, FailedRow
+from kudu_storage._native.memrowset import MemRowSet
 from kudu_storage._native.mvcc import Snapshot
 from kudu_storage._native.row_batch import RowBatch
-from kudu_storage._native.memrowset import MemRowSet
 from kudu_storage._native.row_layout import Projection, RowLayout
 from kudu_storage._native.row_stores import RowStores
 from kudu_storage.common.hybrid_time import from_micros

@@ -56,7 +56,8 @@ def mutated(mutation: Mutation, into: Path) -> None:
     """A copy of the packages with one bug in it."""
     text = (ROOT / mutation.path).read_text()
     if text.count(mutation.old) != 1 or not mutation.old:
-        raise BadMutation(f"{mutation.what}: the text to replace is {text.count(mutation.old)} times in {mutation.path}")
+        times = text.count(mutation.old)
+        raise BadMutation(f"{mutation.what}: the text to replace is {times} times in {mutation.path}")
     shutil.copytree(ROOT / "consensus", into / "consensus", ignore=shutil.ignore_patterns("__pycache__"))
     if mutation.path.startswith("kudu_storage/"):
         shutil.copytree(BUILT / "kudu_storage", into / "kudu_storage",
@@ -163,25 +164,28 @@ def _row(verdict: Verdict) -> str:
 
 HEAD = """# Deliberate bugs, and what notices them
 
-Output of `python -m sim.mutate --markdown docs/raft-mutations.md` (with `tests/`, `tests/support/` and the root on the path).
-Each is a replacement in one file, made in a copy of the packages; a native module is built anew there. {missed} of {count} are
-missed. The third column is the line of a transcript in `tests/scenarios`, or the test, that notices; the fourth the first of
-{core} seeds of the core's simulator, or of {stack} of the whole stack's (from W1 on), that notices by itself, `-` if none does: some
-bugs only cost time, are kept harmless by a second rule, or need what the simulators do not have (readers, logs without syncs).
-A part of these run with the tests (`tests/sim/test_mutations.py`).
+Output of `python -m sim.mutate --markdown docs/raft-mutations.md` (with `tests/`, `tests/support/` and the root on
+the path). Each is a replacement in one file, made in a copy of the packages; a native module is built anew there.
+{missed} of {count} are missed. The third column is the line of a transcript in `tests/scenarios`, or the test, that
+notices; the fourth the first of {core} seeds of the core's simulator, or of {stack} of the whole stack's (from W1
+on), that notices by itself, `-` if none does: some bugs only cost time, are kept harmless by a second rule, or need
+what the simulators do not have (readers, logs without syncs). A part of these run with the tests
+(`tests/sim/test_mutations.py`).
 
-R1 to R16 are the invariants of Raft ([raft.md](raft.md)), W1 to W8 those of the log ([log.md](log.md)): W1 durable when told, W2 a
-poisoned log tells nothing, W3 a torn tail is cut and nothing else, W4 names are durable, W5 what is needed is not collected, W6 a full
-disk, W7 lengths are checked, W8 opening syncs. D, L, P and A are those that `driver.py`, `log_port.py`, `rounds.py` and
-`state_machine.py` of `consensus/replica` state ([replica.md](replica.md)).
+R1 to R16 are the invariants of Raft ([raft.md](raft.md)), W1 to W8 those of the log ([log.md](log.md)): W1 durable
+when told, W2 a poisoned log tells nothing, W3 a torn tail is cut and nothing else, W4 names are durable, W5 what is
+needed is not collected, W6 a full disk, W7 lengths are checked, W8 opening syncs. D, L, P and A are those that
+`driver.py`, `log_port.py`, `rounds.py` and `state_machine.py` of `consensus/replica` state
+([replica.md](replica.md)).
 
 | rule | mutation | transcript and line, or test, that notices | first seed that notices |
 | --- | --- | --- | --- |
 """
 
 
-def run_all(mutations: Iterable[Mutation], seeds: dict[str, int], workers: int, kept: Path | None = None) -> list[Verdict]:
-    """All verdicts. `kept`: a file that has those of before, and gets each as it comes: a run that was stopped goes on."""
+def run_all(mutations: Iterable[Mutation], seeds: dict[str, int], workers: int,
+            kept: Path | None = None) -> list[Verdict]:
+    """All verdicts. `kept`: a file that has those of before, and gets each as it comes: what was stopped goes on."""
     known = _known(kept)
     verdicts = []
     with ThreadPoolExecutor(workers) as pool:
@@ -225,7 +229,7 @@ def main() -> int:
     missed = sum(v.missed for v in verdicts)
     print(f"{len(verdicts)} mutations, {missed} missed")
     if arguments.markdown:
-        head = HEAD.format(missed="None" if not missed else missed, count=len(verdicts), **seeds)
+        head = HEAD.format(missed=missed or "None", count=len(verdicts), **seeds)
         Path(arguments.markdown).write_text(head + "".join(_row(v) + "\n" for v in verdicts))
     return 1 if missed else 0
 

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from consensus.raft.timing import MS
-from sim.world import FAULTS, TIMING, Plan, World
+from sim.world import FAULTS, Plan, World
 
 # They change how the network is from then on, or nothing that an election could follow from.
 LASTING = ("network", "short_memory")

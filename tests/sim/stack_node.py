@@ -28,7 +28,14 @@ from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
 from kudu_storage._native.operations import operations
 from kudu_storage.common.opid import OpId
-from kudu_storage.errors import CorruptionError, InvalidArgument, KuduStorageError, NoSpace, ReplicaClosed, ReplicaFailed
+from kudu_storage.errors import (
+    CorruptionError,
+    InvalidArgument,
+    KuduStorageError,
+    NoSpace,
+    ReplicaClosed,
+    ReplicaFailed,
+)
 from sim.disk import ModelDisk, Op, log_of
 from sim.telling import became, received
 

@@ -66,7 +66,8 @@ class Tally:
     def __str__(self) -> str:
         faults = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in self.faults.most_common())
         after = ", ".join(f"{count} times {number}" for number, count in sorted(self.elections_after.items()))
-        return (f"{self.seeds} seeds, {self.steps} steps, {self.cpu_s / max(self.steps, 1) * 1e6:.0f} us of CPU a step; "
+        cost = self.cpu_s / max(self.steps, 1) * 1e6
+        return (f"{self.seeds} seeds, {self.steps} steps, {cost:.0f} us of CPU a step; "
                 f"{self.calls} calls, {self.answered} answered; {self.elections} elections; "
                 f"{len(self.violations)} violations\n"
                 f"after the last fault: a leader in {_at(self.leader_after_ms, 0.5)} ms (median), "

@@ -9,10 +9,11 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tablet_model import VERBS
+
 import kudu_storage.client as kudu
 from kudu_storage import Tablet
 from kudu_storage.errors import InvalidArgument, RowErrors
-from tablet_model import VERBS
 
 Key = tuple[str, int]
 KEY_NAMES_MAX = 2

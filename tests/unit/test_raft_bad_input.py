@@ -1,7 +1,7 @@
-"""What no good peer sends and no good caller asks: refused, with the reason, and nothing of the state is different after it.
+"""What no good peer sends and no good caller asks: refused, with the reason, and the state is as it was.
 
-Bytes that are no message, frames that are too large and messages of other groups never come so far: test_transport_wire.py,
-test_rpc_framing.py, test_transport_krpc.py. Clocks: test_replica_clock.py.
+Bytes that are no message, frames that are too large and messages of other groups never come so far:
+test_transport_wire.py, test_rpc_framing.py, test_transport_krpc.py. Clocks: test_replica_clock.py.
 """
 from __future__ import annotations
 
