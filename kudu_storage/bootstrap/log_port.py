@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from kudu_storage.errors import BadFormat, LogBackpressure, LogPoisoned, NoSpace
 from kudu_storage.fs.consensus_metadata import ConsensusMetadata, read_consensus_metadata, write_consensus_metadata
 from kudu_storage.tablet.ports import Token
 from kudu_storage.wal.anchors import Anchor
-from kudu_storage.wal.log import Log
+from kudu_storage.wal.log import Log, aside
 
 
 class Closable(Protocol):
@@ -126,6 +126,9 @@ class LogPort:
 
     def durable(self) -> OpId:
         return self.log.durable
+
+    async def aside(self, function: Callable[[], object]) -> None:
+        await aside(function)
 
     def stats(self) -> dict[str, Any]:
         return self.log.stats()

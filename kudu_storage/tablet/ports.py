@@ -7,7 +7,7 @@ them. And what it tells whoever does its maintenance.
 """
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 from kudu_storage.common.opid import OpId
@@ -67,6 +67,9 @@ class LogSink(Protocol):
         """Remove the files that no anchor keeps; the bytes that were freed."""
 
     def durable(self) -> OpId: ...
+
+    async def aside(self, function: Callable[[], object]) -> None:
+        """function(), which may wait, without holding up the event loop."""
 
     def stats(self) -> dict[str, Any]: ...
 

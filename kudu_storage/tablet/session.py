@@ -185,9 +185,7 @@ class Session:
                     await oldest.token
                     self._store.settle(oldest)
                 else:                   # the tablet's schema is being changed
-                    import asyncio
-
-                    await asyncio.get_running_loop().run_in_executor(None, self._store.wait_oldest)
+                    await self._store.aside(self._store.wait_oldest)
         while self._sent:
             sent = self._sent[0]
             with contextlib.suppress(NoSpace):      # told by settle()

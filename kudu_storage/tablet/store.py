@@ -557,6 +557,10 @@ class TabletStore:
         """Until every COMMIT queued so far survives a power cut. Raises as LogSink.sync()."""
         self._sink.sync()
 
+    async def aside(self, function: Callable[[], object]) -> None:
+        """As LogSink.aside()."""
+        await self._sink.aside(function)
+
     def fail(self, why: str) -> None:
         """What is on disk is not known any more: nothing goes on before the tablet was opened again."""
         with self._applying:

@@ -14,9 +14,9 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kudu_storage._native.disk import Disk
 from kudu_storage._native.log_entries import Entry, EntryIterator
@@ -60,6 +60,7 @@ CODECS: Final = {"none": 1, "snappy": 2, "lz4": 3, "zlib": 4}
 _DURABILITIES: Final = {"fsync": 0, "os": 1}
 _SEQUENCE_BYTES_MAX: Final = 11
 _TABLET_ID_CHARACTERS_MAX: Final = 256
+_T = TypeVar("_T")
 _SCHEMA_VERSION_MAX: Final = (1 << 32) - 1
 # What the system takes, less the longest name in a log's folder.
 _PATH_BYTES_MAX: Final = 4095 - 64
@@ -154,9 +155,7 @@ class Log(LogAppender):
     @classmethod
     async def aopen(cls, path: str | os.PathLike[str], **options: Any) -> Log:
         """open() without holding up the event loop. Options as there."""
-        import asyncio
-
-        return await asyncio.get_running_loop().run_in_executor(None, lambda: cls.open(path, **options))
+        return await aside(lambda: cls.open(path, **options))
 
     def close(self) -> None:
         """Write and sync what is queued, close the segment with its footer, let go of the folder. Once is enough.
@@ -194,9 +193,7 @@ class Log(LogAppender):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
                         trace: TracebackType | None) -> None:
-        import asyncio
-
-        await asyncio.get_running_loop().run_in_executor(None, self.close)
+        await aside(self.close)
 
     # -- appending -----------------------------------------------------------------------------------------------------
     def append_replicate(self, *messages: Any, replace: bool = False) -> Append:
@@ -755,6 +752,13 @@ def _ensure_folder(folder: str, create: bool, disk: Disk) -> None:
         raise DiskError(f"cannot make the log's folder: {error.strerror}", path=folder) from error
     for made in reversed(missing):
         disk.sync_dir(os.path.dirname(made))
+
+
+async def aside(function: Callable[[], _T]) -> _T:
+    """What function() returns, by a thread of the event loop's executor: it may wait."""
+    import asyncio  # a program without an event loop does not load it
+
+    return await asyncio.get_running_loop().run_in_executor(None, function)
 
 
 def _lock(folder: str, create: bool, disk: Disk) -> int:
