@@ -19,7 +19,7 @@ from kudu_storage import Tablet
 from kudu_storage.common.schema import Schema
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "16KiB"}
+OPTIONS: dict[str, Any] = {"durability": "os", "segment_size": "16KiB", "maintenance": "manual"}
 Rows = list[tuple[Any, ...]]
 State = tuple[int, Rows]            # at a hybrid time
 

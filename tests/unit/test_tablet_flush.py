@@ -217,7 +217,7 @@ def test_a_random_history_of_flushes_and_compactions_agrees_with_the_model(
         seed: int, history_type: type[History], tmp_path: Path) -> None:
     history = history_type(tmp_path / "t", seed)
     history.run(60)
-    with Tablet.open(history.folder) as tablet:
+    with Tablet.open(history.folder, maintenance="manual") as tablet:
         history.forget_snapshots(tablet)
         history.check(tablet, history.model)
         checksum = tablet.checksum()

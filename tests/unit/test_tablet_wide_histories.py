@@ -54,7 +54,7 @@ class History:
         self.schema = random_schema(self.rng)
         self.keys = random_keys(self.schema, self.rng.choice([3, 12, 60]), self.rng)
         self.model = WideModel()
-        self.options: dict[str, Any] = {"durability": "os", "segment_size": "16KiB",
+        self.options: dict[str, Any] = {"durability": "os", "segment_size": "16KiB", "maintenance": "manual",
                                         "rowset_size": self.rng.choice([1, 3000, "32MiB"])}
         self.history_s = self.rng.choice([None, HISTORY_S, HISTORY_S, 0])
         self.trace: list[str] = []
@@ -161,7 +161,7 @@ def copy_holes(one: str, other: str) -> None:
 def test_a_random_history_of_a_random_schema_agrees_with_the_model(seed: int, tmp_path: Path, clock: Clock) -> None:
     history = History(tmp_path / "t", seed, clock)
     history.run(50)
-    with Tablet.open(history.folder) as tablet:
+    with Tablet.open(history.folder, maintenance="manual") as tablet:
         history.tablet = tablet
         history.check()
         checksum = tablet.checksum()
@@ -224,7 +224,7 @@ class Writers:
 def test_a_random_history_with_writers_in_threads_agrees_with_their_models(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     schema = random_schema(rng)
-    options: dict[str, Any] = {"durability": "os", "segment_size": "16KiB",
+    options: dict[str, Any] = {"durability": "os", "segment_size": "16KiB", "maintenance": "manual",
                                "rowset_size": rng.choice([1, 3000, "1MiB"])}
     folder, history_s = tmp_path / "t", rng.choice([None, 0])
     tablet = Tablet.create(folder, schema, history_seconds=history_s, **options)
