@@ -190,6 +190,25 @@ def test_a_crash_while_a_torn_tail_is_cut_does_not_make_it_damage(tmp_path: Path
         each_state(CrashedFolder(segment.parent, disk.calls()[:made], start), iter(chosen), require_kept)
 
 
+def test_what_is_written_behind_a_recovered_segment_survives_wherever_its_footer_fell(tmp_path: Path) -> None:
+    """It is not the last one any more: half a footer at its end would be damage."""
+    def require_both(path: Path, digest: bytes, fate: Fate) -> None:
+        with Log.open(path) as log:
+            assert [payload[:3] for payload in contents(log)] == [b"old", b"new"], fate
+
+    split = 0
+    for size in range(360, 420, 4):
+        segment = killed(tmp_path / str(size), [[b"old" + bytes(size)]])
+        start, end = {"wal-000000001": segment.read_bytes()}, offsets(segment)[-1]
+        disk = RecordingDisk()
+        with Log.open(segment.parent, disk=disk) as log:
+            log.append(b"new").wait()
+            calls = disk.calls()
+        split += end // 512 < (segment.stat().st_size - 1) // 512
+        each_state(CrashedFolder(segment.parent, calls, start), fates(size, 8), require_both)
+    assert split > 5, "no footer lay in two sectors"
+
+
 def require_kept(path: Path, digest: bytes, fate: Fate) -> None:
     with Log.open(path) as log:
         assert contents(log) == [b"kept" * 300]

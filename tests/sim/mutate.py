@@ -158,7 +158,7 @@ def _row(verdict: Verdict) -> str:
     """One line of the page."""
     m = verdict.mutation
     cells = (m.rule, m.what, verdict.scenario or verdict.test or ("MISSED" if verdict.missed else "-"),
-             verdict.seed or "-")
+             re.sub(r"/\S*/stack-\w+/", "", verdict.seed or "-"))      # a run's scratch folder
     return "| " + " | ".join(text.replace("|", "\\|")[:120] for text in cells) + " |"
 
 
@@ -167,10 +167,10 @@ HEAD = """# Deliberate bugs, and what notices them
 Output of `python -m sim.mutate --markdown docs/raft-mutations.md` (with `tests/`, `tests/support/` and the root on
 the path). Each is a replacement in one file, made in a copy of the packages; a native module is built anew there.
 {missed} of {count} are missed. The third column is the line of a transcript in `tests/scenarios`, or the test, that
-notices; the fourth the first of {core} seeds of the core's simulator, or of {stack} of the whole stack's (from W1
-on), that notices by itself, `-` if none does: some bugs only cost time, are kept harmless by a second rule, or need
-what the simulators do not have (readers, logs without syncs). A part of these run with the tests
-(`tests/sim/test_mutations.py`).
+notices; the fourth the first seed of the core's simulator, or of the whole stack's (from W1 on), that notices by
+itself, `-` if none of those that ran does (at most {core} and {stack}; fewer where verdicts were kept of a shorter
+run): some bugs only cost time, are kept harmless by a second rule, or need what the simulators do not have (readers,
+logs without syncs). A part of these run with the tests (`tests/sim/test_mutations.py`).
 
 R1 to R16 are the invariants of Raft ([raft.md](raft.md)), W1 to W8 those of the log ([log.md](log.md)): W1 durable
 when told, W2 a poisoned log tells nothing, W3 a torn tail is cut and nothing else, W4 names are durable, W5 what is

@@ -366,6 +366,39 @@ def test_nothing_is_applied_while_a_snapshot_is_taken(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_snapshot_waits_for_the_operation_that_is_being_applied(tmp_path: Path) -> None:
+    class Halting(Register):
+        def __init__(self) -> None:
+            super().__init__()
+            self.go_on = asyncio.Event()
+            self.taken: list[list[str]] = []
+
+        async def apply(self, op: Operation) -> int:  # type: ignore[override]
+            self.values.append("half")
+            await self.go_on.wait()
+            self.values[-1] = "whole"
+            return len(self.values)
+
+        def snapshot(self) -> bytes:
+            self.taken.append(list(self.values))
+            return super().snapshot()
+
+    async def main() -> None:
+        async with Group(tmp_path, names="") as group:
+            machine = Halting()
+            replica = await group.start("a", peers={"a": "127.0.0.1:7000"}, sm=machine)
+            await group.leader()
+            applying = asyncio.ensure_future(replica.propose(b"x"))
+            await until(lambda: machine.values)
+            taking = asyncio.ensure_future(replica.snapshot())
+            await until(lambda: replica._applier._held or machine.taken)
+            assert machine.taken == []
+            machine.go_on.set()
+            assert (await taking).index == 2 and await applying == 1
+            assert machine.taken == [["whole"]]
+    run(main())
+
+
 async def fill(leader: RaftReplica, batches: int) -> None:
     for i in range(batches):
         await leader.propose_many([b"%d %s" % (i, os.urandom(250).hex().encode())] * 10)
@@ -471,8 +504,10 @@ def test_a_failed_sync_stops_that_replica_alone(tmp_path: Path) -> None:
                 await until(lambda: broken.is_leader)
             await broken.propose(b"before")
             disk.fail("sync", 1, errno.EIO, onwards=True)
+            unsure = asyncio.ensure_future(broken.propose(b"unsure", timeout=None))
+            await until(unsure.done, "who waits is told")
             with pytest.raises(Timeout) as caught:
-                await broken.propose(b"unsure")
+                await unsure
             assert caught.value.maybe_applied
             assert broken.status().state == "failed" and "sync failed" in str(broken.status().failure)
             with pytest.raises(ReplicaFailed):

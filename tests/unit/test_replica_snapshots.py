@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from consensus.replica.snapshots import Snapshot, decode, encode, read_snapshot, write_snapshot
+from consensus.replica.snapshots import CONFIG_BYTES_MAX, Snapshot, decode, encode, read_snapshot, write_snapshot
 from kudu_storage._native.disk import Disk
 from kudu_storage.common.opid import OpId
-from kudu_storage.errors import CorruptionError, ForeignFile, NewerVersion, Truncated
+from kudu_storage.errors import CorruptionError, ForeignFile, LimitExceeded, NewerVersion, Truncated
 
 SNAPSHOT = Snapshot(OpId(3, 77), b"config", b"the state" * 20)
 
@@ -44,3 +44,10 @@ def test_files_of_other_kinds_and_versions_are_named() -> None:
         decode(b"kuducntr" + data[8:])
     with pytest.raises(NewerVersion):
         decode(data[:8] + b"\x02" + data[9:])
+
+
+def test_a_configuration_is_no_larger_than_one_can_be() -> None:
+    largest = SNAPSHOT._replace(config=bytes(CONFIG_BYTES_MAX))
+    assert decode(encode(largest)) == largest
+    with pytest.raises(LimitExceeded):
+        decode(encode(SNAPSHOT._replace(config=bytes(CONFIG_BYTES_MAX + 1))))

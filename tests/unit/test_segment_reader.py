@@ -206,6 +206,15 @@ def test_length_that_cannot_be_is_a_limit_error_even_at_the_tail_of_an_unclosed_
     assert (scanner.outcome, scanner.error_kind) == ("corrupt", "limit_exceeded")
 
 
+@pytest.mark.parametrize("codec", [3, 4])
+def test_no_entry_is_larger_than_the_limit_although_so_many_bytes_could_be_compressed_to_that(codec: int) -> None:
+    stored = bytes(ENTRY_BATCH_BYTES_MAX // 200)
+    start = struct.pack("<III", len(stored), ENTRY_BATCH_BYTES_MAX + 1, crc32c(stored))
+    _, scanner = run(start + struct.pack("<I", crc32c(start)) + stored, codec=codec, closed=True)
+    assert (scanner.outcome, scanner.error_kind) == ("corrupt", "limit_exceeded")
+    assert "above the limit" in (scanner.detail or "")
+
+
 @pytest.mark.parametrize("codec", [2, 3, 4])
 def test_bytes_that_do_not_decompress_are_reported_as_such(codec: int) -> None:
     stored = b"\xff" * 40
