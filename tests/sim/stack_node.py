@@ -458,12 +458,14 @@ class Node:
             self.world.loop.call_later(took_s, self._work, replica, self.life)
 
     def _work(self, replica: StackReplica, life: int) -> None:
-        if life != self.life or self.dying or replica._port._fd < 0:
+        if life != self.life or self.dying:
             return
         if self.asleep:
             self._when_awake(self._work)(replica, life)
             return
         self._syncing = False
+        if replica._port._fd < 0:       # between two logs: one was copied from a peer
+            return
         port = replica._port
         batches = dict(self.model.batches)
         self.model.begin_sync()

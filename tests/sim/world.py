@@ -163,7 +163,10 @@ class World:
                 self.observer.full_check(node.replica)
 
     def _recover(self) -> None:
-        """The last fault is over: a leader within three election timeouts, all level within ten seconds."""
+        """The last fault is over: a leader within three election timeouts, all level within ten seconds.
+
+        It is over when what a slow network still carries has arrived: an old leader's messages count as its life.
+        """
         self.calm = True
         self.blocked.clear()
         self.loss = self.duplication = 0.0
@@ -179,7 +182,8 @@ class World:
                 node.paused_until_us = self.now_us
                 self._at(self.now_us, _RESUME, node, node.life)
         began_us, elections = self.now_us, self.elections
-        deadline_us = began_us + 3 * TIMING.election_timeout_us
+        arrived_us = max((event[0] for event in self._heap if event[2] == _MESSAGE), default=began_us)
+        deadline_us = max(began_us, arrived_us) + 3 * TIMING.election_timeout_us
         while self._leader() is None:
             if self.now_us > deadline_us and self._stuck_by_removal():
                 self.stuck = True

@@ -273,6 +273,7 @@ def test_a_wait_that_is_too_short_says_so_and_can_be_repeated(timeout: float, tm
 def test_ctrl_c_ends_a_wait(tmp_path: Path) -> None:
     script = """
 import sys, os, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)     # a shell's background jobs ignore it
 from kudu_storage import Log
 from kudu_storage._native.disk import RecordingDisk
 disk = RecordingDisk()
